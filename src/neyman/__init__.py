@@ -21,22 +21,30 @@ _WHERE = {
     "profile": "neyman.inference",
     "toys": "neyman.inference",
 }
-_PACKAGES = (
+__all__ = [
+    "EventTable",
+    "Likelihood",
+    "NeymanError",
+    "Scorer",
+    "__version__",
     "analysis",
     "diagnostics",
     "events",
+    "fit",
+    "fit_toys",
+    "impacts",
     "inference",
     "likelihood",
     "networks",
     "plots",
+    "profile",
     "ratios",
     "sannt",
+    "toys",
     "training",
     "unfolding",
     "workspace",
-)
-
-__all__ = ["__version__", *sorted(_WHERE), *_PACKAGES]
+]
 
 if TYPE_CHECKING:
     from neyman.errors import NeymanError as NeymanError
@@ -53,9 +61,9 @@ if TYPE_CHECKING:
 def __getattr__(name: str) -> Any:
     if name in _WHERE:
         return getattr(importlib.import_module(_WHERE[name]), name)
-    if name in _PACKAGES:
+    if name in __all__:
         return importlib.import_module(f"neyman.{name}")
-    raise AttributeError(f"module 'neyman' has no attribute {name!r}")  # noqa: EM102
+    raise AttributeError(f"module 'neyman' has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:

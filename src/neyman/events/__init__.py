@@ -1,1 +1,50 @@
-"""To be filled."""
+"""Events in, tables out.
+
+:class:`EventTable` holds features and weights. :func:`process_files` runs a :class:`TableProcessor` over
+NanoAOD files with coffea, for every :class:`Variation`, into the regions described by :class:`RegionSpec`.
+:class:`Scorer` evaluates exported networks inside a processor.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+_WHERE = {
+    "EventTable": "neyman.events.table",
+    "PythonRef": "neyman.events.source",
+    "RegionSpec": "neyman.events.selection",
+    "Scorer": "neyman.events.scorer",
+    "TableProcessor": "neyman.events.processor",
+    "Variation": "neyman.events.selection",
+    "process_files": "neyman.events.runner",
+}
+
+__all__ = [
+    "EventTable",
+    "PythonRef",
+    "RegionSpec",
+    "Scorer",
+    "TableProcessor",
+    "Variation",
+    "process_files",
+]
+
+if TYPE_CHECKING:
+    from neyman.events.processor import TableProcessor as TableProcessor
+    from neyman.events.runner import process_files as process_files
+    from neyman.events.scorer import Scorer as Scorer
+    from neyman.events.selection import RegionSpec as RegionSpec
+    from neyman.events.selection import Variation as Variation
+    from neyman.events.source import PythonRef as PythonRef
+    from neyman.events.table import EventTable as EventTable
+
+
+def __getattr__(name: str) -> Any:
+    if name in _WHERE:
+        return getattr(importlib.import_module(_WHERE[name]), name)
+    raise AttributeError(f"module 'neyman.events' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return list(__all__)

@@ -10,15 +10,17 @@ from neyman.likelihood.combination import Data, Likelihood
 from neyman.likelihood.histfactory import HistFactoryTerm
 from neyman.likelihood.parameters import Constraint, Parameter
 from neyman.likelihood.term import Derivatives, Term
-from neyman.likelihood.unbinned import UnbinnedTerm
+from neyman.likelihood.unbinned import Events, UnbinnedSample, UnbinnedTerm
 
 __all__ = [
     "Constraint",
     "Data",
     "Derivatives",
+    "Events",
     "HistFactoryTerm",
     "Likelihood",
     "Parameter",
     "Term",
+    "UnbinnedSample",
     "UnbinnedTerm",
 ]

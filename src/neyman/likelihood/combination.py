@@ -55,7 +55,9 @@ class Likelihood:
 
     errordef = 1.0
 
-    def __init__(self, terms: Sequence[Term], *, global_observables: Mapping[str, float] | None = None) -> None:
+    def __init__(
+        self, terms: Sequence[Term], *, global_observables: Mapping[str, float] | None = None
+    ) -> None:
         if not terms:
             raise LikelihoodError("a likelihood needs at least one term")
         self.terms: tuple[Term, ...] = tuple(terms)
@@ -89,8 +91,10 @@ class Likelihood:
 
         Raises
         ------
+        WorkspaceError
+            When the document cannot be read, fails the schema, or describes an impossible model.
         LikelihoodError
-            When the specification fails the schema, the data have the wrong length, or none are given.
+            When the data have the wrong length, or none are given.
         """
         from neyman.likelihood.histfactory import binned_term
 
@@ -132,7 +136,7 @@ class Likelihood:
         LikelihoodError
             When `x` has the wrong length or is not finite, or when the density of an event is not positive.
         """
-        theta = torch.as_tensor(np.asarray(x, dtype=np.float64))
+        theta = torch.tensor(np.asarray(x, dtype=np.float64))
         if theta.ndim not in (1, 2) or theta.shape[-1] != len(self.names):
             raise LikelihoodError(
                 f"expected {len(self.names)} parameter values, got an array of shape {tuple(theta.shape)}",
@@ -200,7 +204,13 @@ class Likelihood:
             for name, value in values.items():
                 x[self.index(name)] = value
             return x
-        return np.array(values, dtype=np.float64)
+        x = np.array(values, dtype=np.float64)
+        if x.shape != self.inits.shape:
+            raise LikelihoodError(
+                f"expected {len(self.names)} parameter values, got an array of shape {x.shape}",
+                fix="pass a mapping of names to values to change some of the starting values",
+            )
+        return x
 
     # Data -------------------------------------------------------------------------------------------------
 
@@ -216,6 +226,11 @@ class Likelihood:
 
     def with_data(self, data: Data) -> Self:
         """Return the same model with other data; nothing is rebuilt."""
+        if len(data.terms) != len(self.terms):
+            raise LikelihoodError(
+                f"the data belong to {len(data.terms)} terms, the likelihood has {len(self.terms)}",
+                expected="data of this likelihood",
+            )
         terms = [term.with_data(part) for term, part in zip(self.terms, data.terms, strict=True)]
         return type(self)(terms, global_observables=data.global_observables)
 
@@ -232,14 +247,18 @@ class Likelihood:
         observables at the parameters' values (starting values by default)."""
         theta = torch.as_tensor(self.vector(x))
         terms = tuple(
-            term.expected_data(theta[columns]) for term, columns in zip(self.terms, self._columns, strict=True)
+            term.expected_data(theta[columns])
+            for term, columns in zip(self.terms, self._columns, strict=True)
         )
         return self.with_data(Data(terms, self.constraints.expected(theta)))
 
-    def sample(self, x: Mapping[str, float] | ArrayLike | None = None, *, generator: np.random.Generator) -> Data:
+    def sample(
+        self, x: Mapping[str, float] | ArrayLike | None = None, *, generator: np.random.Generator
+    ) -> Data:
         """Draw one data set at `x`, global observables included."""
         theta = torch.as_tensor(self.vector(x))
         terms = tuple(
-            term.sample(theta[columns], generator) for term, columns in zip(self.terms, self._columns, strict=True)
+            term.sample(theta[columns], generator)
+            for term, columns in zip(self.terms, self._columns, strict=True)
         )
         return Data(terms, self.constraints.sample(theta, generator))

@@ -48,7 +48,7 @@ class ConstraintTerm:
         normal, poisson = self._normal, self._poisson
         pull = (normal.observed - theta[..., normal.columns]) / normal.scale
         value = (pull**2).sum(-1) + normal.constant
-        rate = poisson.scale * theta[..., poisson.columns]
+        rate = self._rate(theta)
         value = value + 2.0 * (rate - torch.xlogy(poisson.observed, rate)).sum(-1) + poisson.constant
         if order == 0:
             return Derivatives(value)
@@ -65,14 +65,23 @@ class ConstraintTerm:
     def expected(self, theta: torch.Tensor) -> dict[str, float]:
         """Return the Asimov global observables at `theta`."""
         normal = theta[self._normal.columns]
-        poisson = self._poisson.scale * theta[self._poisson.columns]
-        return self._collect(normal.tolist(), poisson.tolist())
+        return self._collect(normal.tolist(), self._rate(theta).tolist())
 
     def sample(self, theta: torch.Tensor, generator: np.random.Generator) -> dict[str, float]:
         """Draw global observables at `theta`."""
         normal = generator.normal(theta[self._normal.columns].numpy(), self._normal.scale.numpy())
-        poisson = generator.poisson((self._poisson.scale * theta[self._poisson.columns]).numpy())
+        poisson = generator.poisson(self._rate(theta).numpy())
         return self._collect(normal.tolist(), [float(count) for count in poisson])
+
+    def _rate(self, theta: torch.Tensor) -> torch.Tensor:
+        rate = self._poisson.scale * theta[..., self._poisson.columns]
+        if not bool((rate > 0.0).all()):
+            name = self._poisson.names[int(torch.nonzero(~(rate > 0.0))[0, -1])]
+            raise LikelihoodError(
+                f"parameter {name!r} has a Poisson constraint, which needs a positive value",
+                fix="give it a positive lower bound, as pyhf does (1e-10)",
+            )
+        return rate
 
     def _collect(self, normal: list[float], poisson: list[float]) -> dict[str, float]:
         both = dict(zip(self._normal.names, normal, strict=True))

@@ -1,1 +1,11 @@
-"""To be filled."""
+"""Density ratios learned from simulation.
+
+* `LRE` trains an ensemble of classifiers; its result is a `Ratio`.
+* `ProcessRatios` gathers what was learned for one process; `RatioTable` is its evaluation on events.
+* `tabulate` chooses the nodes at which a network conditioned on a nuisance parameter is tabulated.
+"""
+
+from neyman.ratios.lre import LRE, Ratio
+from neyman.ratios.process import ProcessRatios, RatioTable, tabulate
+
+__all__ = ["LRE", "ProcessRatios", "Ratio", "RatioTable", "tabulate"]

@@ -1,0 +1,194 @@
+"""The inference step: expected and observed fits of the three descriptions of the same events, and checks."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from neyman.analysis.building import CLASSIFIER
+from neyman.analysis.config import Config
+from neyman.analysis.simulation import NOMINAL
+from neyman.diagnostics import closure
+from neyman.inference import FitResult, fit, impacts, profile
+from neyman.likelihood import Data, Events, Likelihood, UnbinnedTerm
+from neyman.workspace import read, validate
+from neyman.workspace.store import read_columns
+
+Array = NDArray[np.float64]
+UNBINNED, SINGLE = "unbinned", "single"
+
+
+@dataclass(frozen=True)
+class Descriptions:
+    """The three likelihoods of the same events.
+
+    Parameters
+    ----------
+    likelihoods
+        ``single`` (histogram of one feature), ``classifier`` (histogram of the discriminant), ``unbinned``; each with
+        the binned control regions.
+    """
+
+    likelihoods: dict[str, Likelihood]
+
+    @classmethod
+    def load(cls, config: Config, workspace: Path) -> Descriptions:
+        """Read them from the workspace folder."""
+        return cls(
+            {
+                SINGLE: Likelihood.from_pyhf(
+                    workspace / "alternatives" / f"{config.compare.observable}.json"
+                ),
+                CLASSIFIER: Likelihood.load(workspace, prefer="binned"),
+                UNBINNED: Likelihood.load(workspace),
+            }
+        )
+
+
+def compare(config: Config, descriptions: Descriptions, simulation_noise: float) -> list[dict[str, Any]]:
+    """Expected uncertainty of the parameter of interest of each description on its Asimov data."""
+    poi = config.analysis.poi
+    labels = {
+        SINGLE: f"{config.compare.label or config.compare.observable} histogram, {config.compare.bins} bins",
+        CLASSIFIER: f"classifier histogram, {config.compare.classifier_bins} bins",
+        UNBINNED: "unbinned neural likelihood",
+    }
+    rows = []
+    for kind, lh in descriptions.likelihoods.items():
+        asimov = lh.asimov()
+        simulation = [name for name in lh.names if name.startswith("staterror_")]
+        stat = fit(asimov, fixed=[name for name in lh.names if name != poi])
+        syst = fit(asimov, fixed=simulation, minos=(poi,))
+        full = fit(asimov)
+        # The unbinned term has no staterror: its simulation noise is added in quadrature.
+        noise = simulation_noise if kind == UNBINNED else 0.0
+        rows.append(
+            {
+                "kind": kind,
+                "label": labels[kind],
+                "stat": stat.errors[poi],
+                "syst": syst.errors[poi],
+                "minos": [syst.minos[poi].lower, syst.minos[poi].upper],
+                "with_simulation": float(np.hypot(full.errors[poi], noise)),
+                "valid": stat.valid and syst.valid and full.valid,
+                "scan": profile(asimov, poi, fixed=simulation, best=syst).to_dict(),
+            }
+        )
+    return rows
+
+
+def simulation_check(config: Config, lh: Likelihood, workspace: Path) -> dict[str, Any]:
+    r"""Fit the simulated events themselves with the learned likelihood.
+
+    The held-out events of all samples, weighted to their expectation, take the place of the data. Perfect ratios
+    and infinite simulation would give the nominal value. The statistical noise of the simulation in the estimate
+    is, to first order in the Poisson fluctuation of each event of weight w and score s,
+    :math:`4 H^{-1} (\sum_i w_i^2 s_i s_i^T) H^{-1}` with H the Hessian of :math:`-2\ln L`.
+    """
+    poi = lh.index(config.analysis.poi)
+    position, term = next((i, t) for i, t in enumerate(lh.terms) if isinstance(t, UnbinnedTerm))
+    reference_file = f"{term.name}_reference.parquet"
+    weight = read_columns(workspace / reference_file, ["x:expected"])["x:expected"]
+    asimov = lh.asimov()
+    parts = list(asimov.data.terms)
+    parts[position] = Events(weight, term.reference.columns)
+    simulated = asimov.with_data(Data(tuple(parts), asimov.global_observables))
+    result = fit(simulated)
+    columns = [lh.index(p.name) for p in term.parameters]
+    bound = simulated.terms[position]
+    scores = (
+        bound.scores(torch.from_numpy(lh.inits[columns]))
+        if isinstance(bound, UnbinnedTerm)
+        else torch.empty(0)
+    )
+    weighted = scores.numpy() * weight[:, None]
+    free = ~lh.fixed
+    inner = np.zeros((len(lh.names), len(lh.names)))
+    inner[np.ix_(columns, columns)] = weighted.T @ weighted
+    inverse = np.linalg.inv(asimov.hessian(lh.inits)[np.ix_(free, free)])
+    covariance = 4.0 * inverse @ inner[np.ix_(free, free)] @ inverse
+    where = int(np.nonzero(np.nonzero(free)[0] == poi)[0][0])
+    return {
+        "value": result.values[poi],
+        "error": result.errors[poi],
+        "nominal": float(lh.inits[poi]),
+        "noise": float(np.sqrt(covariance[where, where])),
+        "valid": result.valid,
+    }
+
+
+def closures(config: Config, workspace: Path) -> list[dict[str, Any]]:
+    """Closure of every process in every feature, on two disjoint parts of the held-out events."""
+    names = [s.name for s in config.samples]
+    features = config.events.features
+    columns = read_columns(
+        workspace / f"{config.signal_region}_reference.parquet",
+        ["weight", "x:process", "x:fold", "x:expected", *(f"x:{f}" for f in features), *names],
+    )
+    x = np.stack([columns[f"x:{f}"] for f in features], axis=1)
+    odd = columns["x:fold"] == 1
+    out = []
+    for i, name in enumerate(names):
+        target = odd & (columns["x:process"] == i)
+        out += closure(
+            name,
+            features,
+            (x[target], columns["x:expected"][target]),
+            (x[~odd], columns["weight"][~odd]),
+            columns[name][~odd],
+        )
+    return [c.to_dict() for c in out]
+
+
+def measure(config: Config, workspace: Path) -> dict[str, Any]:
+    """Do all fits and checks; returns the results document."""
+    poi = config.analysis.poi
+    descriptions = Descriptions.load(config, workspace)
+    lh = descriptions.likelihoods[UNBINNED]
+    check = simulation_check(config, lh, workspace)
+    table = compare(config, descriptions, check["noise"])
+    asimov = lh.asimov()
+    expected = fit(asimov, minos=(poi,))
+    observed = {kind: fit(one, minos=(poi,)) for kind, one in descriptions.likelihoods.items()}
+    named = [name for name in lh.names if not name.startswith("staterror_")]
+    points = config.fit.profile_points
+    return {
+        "comparison": table,
+        "simulation_check": check,
+        "expected": expected.to_dict(),
+        "observed": {kind: result.to_dict() for kind, result in observed.items()},
+        "profiles": {
+            "expected": {name: _profile(asimov, expected, name, points) for name in named},
+            "observed": {poi: _profile(lh, observed[UNBINNED], poi, points)},
+        },
+        "impacts": impacts(lh, poi, best=observed[UNBINNED]).to_dict(),
+        "closure": closures(config, workspace),
+        "discriminant": discriminant(config, workspace),
+        "validation": [vars(c) for c in validate(workspace)],
+    }
+
+
+def _profile(lh: Likelihood, best: FitResult, name: str, points: int) -> dict[str, Any]:
+    i = lh.index(name)
+    low, high = lh.bounds[i]
+    value, error = best.values[i], best.errors[i]
+    grid = np.linspace(max(low, value - 2.5 * error), min(high, value + 2.5 * error), points)
+    return profile(lh, name, grid, best=best).to_dict()
+
+
+def discriminant(config: Config, workspace: Path) -> dict[str, Any]:
+    """Expected and observed contents of the classifier histogram, for the figure."""
+    spec = read(workspace).binned or {}
+    name = f"{config.signal_region}_{CLASSIFIER}"
+    channel = next(c for c in spec["channels"] if c["name"] == name)
+    observed = next(o for o in spec["observations"] if o["name"] == name)
+    return {
+        "samples": {sample["name"]: sample["data"] for sample in channel["samples"]},
+        "observed": observed["data"],
+        "variation": NOMINAL,
+    }

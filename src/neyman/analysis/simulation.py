@@ -1,0 +1,260 @@
+"""The events step: ROOT files through the user's `build` in coffea, and access to what it wrote."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import hist
+import numpy as np
+
+from neyman.analysis.config import Config, SampleSection
+from neyman.errors import ConfigError, InputError, nearest
+from neyman.events import EventTable, PythonRef, RegionSpec, TableProcessor, Variation, process_files
+from neyman.files import read_json, write_json
+from neyman.workspace.histograms import Naming
+
+NOMINAL = "nominal"
+NAMING = Naming()
+
+
+def derive(seed: int, *labels: str) -> int:
+    """Return an independent seed for a labelled purpose."""
+    state = np.random.SeedSequence([seed, *(zlib.crc32(label.encode()) for label in labels)])
+    return int(state.generate_state(1)[0])
+
+
+def variations(config: Config) -> tuple[Variation, ...]:
+    """Return nominal, up and down of every systematic, and the sampled variation of the conditioning one."""
+    made = [Variation(NOMINAL)]
+    for systematic in config.systematics:
+        made += [
+            Variation(systematic.name + suffix, shifts={systematic.shift: systematic.value(alpha)})
+            for suffix, alpha in ((NAMING.up, 1.0), (NAMING.down, -1.0))
+        ]
+    if (conditioning := config.conditioning) is not None:
+        bounds = conditioning.value(-conditioning.trained), conditioning.value(conditioning.trained)
+        made.append(
+            Variation(
+                sampled_name(config), sampled={conditioning.shift: bounds}, replicas=config.events.replicas
+            )
+        )
+    return tuple(made)
+
+
+def sampled_name(config: Config) -> str:
+    """Name of the variation from which the conditioned networks are trained."""
+    return f"{config.conditioning.name}Sampled" if config.conditioning is not None else NOMINAL
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """Files of an analysis.
+
+    Parameters
+    ----------
+    files
+        ROOT files of each sample.
+    expected
+        Expected stored events of each sample at the configured luminosity, before the selection.
+    processor
+        The user's function.
+    """
+
+    files: dict[str, tuple[Path, ...]]
+    expected: dict[str, float]
+    processor: PythonRef
+
+    @classmethod
+    def find(cls, config: Config, home: Path, data: Path | None) -> Inputs:
+        """Resolve the files of a configuration; `data` overrides its folder."""
+        folder = data or home / config.events.data
+        if not folder.is_dir():
+            raise InputError(
+                f"data folder {folder.name!r} does not exist", where=str(folder), fix="use --data DIR"
+            )
+        files: dict[str, tuple[Path, ...]] = {}
+        for sample in config.samples:
+            found = [p for pattern in sample.files for p in sorted(folder.glob(pattern))]
+            if not found:
+                available = [p.name for p in folder.glob("*.root")]
+                raise InputError(
+                    f"sample {sample.name!r}: no file matches {', '.join(sample.files)}",
+                    where=str(folder),
+                    fix=f"nearest: {nearest(sample.files[0], available)}",
+                )
+            files[sample.name] = tuple(found)
+        expected = _expected(config, folder / config.events.metadata)
+        return cls(files, expected, PythonRef.parse(config.events.processor, home))
+
+
+def _expected(config: Config, path: Path) -> dict[str, float]:
+    metadata = read_json(path)
+    expected = {}
+    for sample in config.samples:
+        entry = metadata.get(sample.name) if isinstance(metadata, dict) else None
+        rate = entry.get("events_per_inverse_fb") if isinstance(entry, dict) else None
+        if not isinstance(rate, int | float) or not rate > 0:
+            raise ConfigError(
+                f"no positive 'events_per_inverse_fb' for sample {sample.name!r}",
+                where=str(path),
+                expected='{"%s": {"events_per_inverse_fb": 123.4}}' % sample.name,  # noqa: UP031
+            )
+        expected[sample.name] = float(rate) * config.analysis.luminosity
+    return expected
+
+
+def process(
+    config: Config,
+    inputs: Inputs,
+    folder: Path,
+    *,
+    executor: Literal["iterative", "threads", "dask"],
+    workers: int,
+    client: Any,
+    progress: Callable[[int, int], None],
+) -> dict[str, Any]:
+    """Run the processor over all samples into `folder`; returns the summary of the step."""
+    names = [v.name for v in variations(config)]
+    regions = {}
+    for name, region in config.regions.items():
+        if region.fit == "unbinned":
+            regions[name] = RegionSpec(columns=config.events.features, variations=tuple(names))
+        elif region.observable is not None and region.edges is not None:
+            regions[name] = RegionSpec(
+                columns=None,
+                histogram=(region.observable, region.edges),
+                variations=tuple(n for n in names if n != sampled_name(config) or n == NOMINAL),
+            )
+    processor = TableProcessor(
+        build=inputs.processor,
+        variations=variations(config),
+        regions=regions,
+        folder=folder,
+        seed=derive(config.analysis.seed, "events"),
+    )
+    accumulated = process_files(
+        {name: [str(p) for p in files] for name, files in inputs.files.items()},
+        processor,
+        tree=config.events.tree,
+        executor=executor,
+        workers=workers,
+        chunk_size=config.events.chunk_size,
+        client=client,
+        progress=progress,
+    )
+    summary = {}
+    for sample, result in accumulated.items():
+        for region, h in result["histograms"].items():
+            store_histogram(folder / f"{sample}.{region}.hist.json", h)
+        summary[sample] = {key: result[key] for key in ("n_events", "sumw", "selected")}
+    return summary
+
+
+@dataclass(frozen=True)
+class Simulation:
+    """The processed events of an analysis, scaled to its luminosity.
+
+    Parameters
+    ----------
+    config
+        The analysis.
+    folder
+        Output of the events step.
+    summary
+        Summary of the events step.
+    expected
+        Expected stored events of each sample.
+    """
+
+    config: Config
+    folder: Path
+    summary: dict[str, Any]
+    expected: dict[str, float]
+
+    def scale(self, sample: str) -> float:
+        """Factor from generator weights to expected events."""
+        return self.expected[sample] / float(self.summary[sample]["sumw"])
+
+    def table(self, sample: str, variation: str) -> EventTable:
+        """All selected events of the signal region, weighted to expectation."""
+        extra = ["entry"]
+        conditioning = self.config.conditioning
+        sampled = conditioning is not None and variation == sampled_name(self.config)
+        if conditioning is not None and sampled:
+            extra.append(conditioning.shift)
+        table = EventTable.from_parquet(
+            self.folder / sample / self.config.signal_region / variation,
+            features=self.config.events.features,
+            weight="weight",
+            extra=tuple(extra),
+        ).scaled(self.scale(sample))
+        if conditioning is None or not sampled:
+            return table
+        alpha = (table.extra[conditioning.shift] - conditioning.nominal) / conditioning.sigma
+        kept = {"entry": table.extra["entry"], conditioning.name: alpha.astype(np.float32)}
+        return replace(table.scaled(1.0 / self.config.events.replicas), extra=kept)
+
+    def halves(self, sample: str, variation: str) -> tuple[EventTable, EventTable]:
+        """Training events, and analysis events scaled to the total expectation of the sample.
+
+        The scale of the analysis half is that of the nominal sample for every variation, so that acceptance
+        effects stay in.
+        """
+        seed = derive(self.config.analysis.seed, "halves")
+        training, analysis = self.table(sample, variation).split(
+            self.config.training.fraction, seed=seed, by="entry"
+        )
+        return training, analysis.scaled(self._analysis_scale(sample, seed))
+
+    def _analysis_scale(self, sample: str, seed: int) -> float:
+        nominal = self.table(sample, NOMINAL)
+        rest = nominal.split(self.config.training.fraction, seed=seed, by="entry")[1]
+        return float(nominal.weight.sum() / rest.weight.sum())
+
+    def mixture(self, tables: Sequence[EventTable]) -> EventTable:
+        """The reference density: equal parts of the samples, total weight 1."""
+        return EventTable.concat([t.scaled(1.0 / (len(tables) * float(t.weight.sum()))) for t in tables])
+
+    def histogram(self, region: str, sample: SampleSection) -> hist.Hist[Any]:
+        """Histogram of a binned region with the systematic axis, scaled to expectation."""
+        stored = read_json(self.folder / f"{sample.name}.{region}.hist.json")
+        return make_hist(
+            region,
+            stored["edges"],
+            {name: (np.array(v), np.array(e)) for name, (v, e) in stored["variations"].items()},
+            self.scale(sample.name),
+        )
+
+
+def make_hist(
+    name: str, edges: Sequence[float], contents: dict[str, tuple[Any, Any]], scale: float = 1.0
+) -> hist.Hist[Any]:
+    """Build a histogram with the systematic axis from values and variances of each variation."""
+    out = hist.Hist(
+        hist.axis.StrCategory(list(contents), name=NAMING.axis),
+        hist.axis.Variable(list(edges), name=name),
+        storage=hist.storage.Weight(),
+    )
+    for i, (values, variances) in enumerate(contents.values()):
+        out.view()["value"][i] = np.asarray(values) * scale
+        out.view()["variance"][i] = np.asarray(variances) * scale**2
+    return out
+
+
+def store_histogram(path: Path, h: hist.Hist[Any]) -> None:
+    """Write a histogram with a systematic axis as JSON; the overflow is added to the last bin."""
+    edges = h.axes[1].edges.tolist()
+    contents = {}
+    for category in sorted(h.axes[0]):
+        one: Any = h[{h.axes[0].name: category}]
+        values, variances = (
+            np.array(one.view(flow=True)[key], dtype=np.float64) for key in ("value", "variance")
+        )
+        for v in (values, variances):
+            v[-2] += v[-1]
+        contents[category] = (values[1:-1].tolist(), variances[1:-1].tolist())
+    write_json(path, {"edges": edges, "variations": contents})

@@ -1,0 +1,161 @@
+"""Figures of the parameters of a fit: ranked impacts with pulls, correlation matrix."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from neyman.errors import InputError
+from neyman.plots.style import (
+    BLUE,
+    FAINT,
+    INK,
+    ORANGE,
+    RED,
+    figure,
+    legend_above,
+    numbers,
+    plain,
+    styled,
+    symbol,
+)
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+    from neyman.inference.results import FitResult, ImpactsResult
+
+
+@styled
+def pulls_and_impacts(impacts: ImpactsResult | Mapping[str, Any], *, largest: int = 20) -> Figure:
+    r"""Draw the nuisance parameters ranked by their impact, with their pulls.
+
+    Bars (upper axis) are the shifts of the parameter of interest when a nuisance parameter goes up or down. Points
+    (lower axis) are pulls :math:`(\hat\theta-\theta_0)/\Delta\theta` with the post-fit over the pre-fit error as
+    their bar; a free parameter has its value instead.
+
+    Parameters
+    ----------
+    impacts
+        Result of ``neyman.impacts``.
+    largest
+        Number of parameters to draw.
+    """
+    data = plain(impacts)
+    ranked = sorted(data["impacts"], key=_size, reverse=True)[:largest]
+    if not ranked:
+        raise InputError("there are no nuisance parameters to rank", where=f"impacts on {data['poi']!r}")
+    rows = np.arange(len(ranked))
+    drawn = figure(8.0, 1.9 + 0.34 * len(ranked))
+    bars = drawn.subplots()
+    pulls = bars.twiny()
+    up, down = (np.nan_to_num(numbers([impact[side] for impact in ranked])) for side in ("up", "down"))
+    bars.barh(rows, up, height=0.72, facecolor=BLUE, edgecolor=BLUE, label="impact, up")
+    bars.barh(
+        rows, down, height=0.72, facecolor="none", edgecolor=ORANGE, hatch="/////", label="impact, down"
+    )
+    constrained = [i for i, impact in enumerate(ranked) if impact["pull"] is not None]
+    centre, spread = (
+        numbers([ranked[i][key] for i in constrained]).reshape(-1) for key in ("pull", "constraint")
+    )
+    pulls.errorbar(
+        centre, constrained, xerr=np.nan_to_num(spread), fmt="o", color=INK, markersize=4.5, capsize=2.5,
+        linewidth=1.4, label="pull",
+    )  # fmt: skip
+    for i in sorted(set(range(len(ranked))) - set(constrained)):
+        pulls.text(
+            0.0, i, _free(data["best"], ranked[i]["name"]), ha="center", va="center", fontsize="small",
+            bbox={"boxstyle": "round,pad=0.2", "facecolor": "white", "edgecolor": FAINT, "linewidth": 0.6},
+        )  # fmt: skip
+    for x in (-1.0, 0.0, 1.0):
+        pulls.axvline(x, color=FAINT, linewidth=0.8, linestyle="-" if x == 0.0 else (0, (4, 3)), zorder=0)
+
+    bars.set_yticks(
+        rows, [f"{i['name']}   {n}" if len(ranked) > 1 else i["name"] for n, i in enumerate(ranked, 1)]
+    )
+    for text, impact in zip(bars.get_yticklabels(), ranked, strict=True):
+        text.set_color(INK if impact["valid"] else RED)
+    bars.set_ylim(len(ranked) - 0.4, -0.6)
+    reach = 1.3 * max(float(np.abs([up, down]).max()), 1e-9)
+    bars.set_xlim(-reach, reach)
+    reach = max(2.0, 1.15 * float(np.max(np.abs(centre) + np.nan_to_num(spread), initial=0.0)))
+    pulls.set_xlim(-reach, reach)
+    _sides(bars, pulls)
+    bars.set_xlabel(f"impact Δ{symbol(data['poi'])}")
+    pulls.set_xlabel("pull (θ̂ − θ₀) / Δθ")
+    handles = [*bars.get_legend_handles_labels()[0], *pulls.get_legend_handles_labels()[0]]
+    drawn.legend(handles=handles, loc="outside upper left", ncols=3)
+    return drawn
+
+
+@styled
+def correlation(fit: FitResult | Mapping[str, Any], *, names: Sequence[str] | None = None) -> Figure:
+    """Draw the correlation matrix of a fit with its numbers in percent.
+
+    Parameters
+    ----------
+    fit
+        The fit; it needs a covariance.
+    names
+        Parameters to draw; by default the free ones without the simulation's ``staterror``.
+
+    Raises
+    ------
+    InputError
+        When the fit has no covariance or no such parameter.
+    """
+    data = plain(fit)
+    if data["correlation"] is None:
+        raise InputError(
+            "the fit has no covariance", where="; ".join(data["messages"]) or "hesse was switched off"
+        )
+    every = list(data["names"])
+    chosen = names or [n for n in every if n not in data["fixed"] and not n.startswith("staterror_")]
+    missing = [name for name in chosen if name not in every]
+    if missing or not chosen:
+        raise InputError(f"the fit has no parameter {', '.join(missing) or 'to draw'}")
+    index = [every.index(name) for name in chosen]
+    matrix = numbers(data["correlation"])[np.ix_(index, index)]
+    n = len(chosen)
+    side = min(3.0 + 0.55 * n, 12.0)
+    drawn = figure(side + 0.9, side)
+    axes = drawn.subplots()
+    image = axes.imshow(matrix, cmap="RdBu_r", vmin=-1.0, vmax=1.0)
+    size = float(np.clip(90.0 / n, 4.0, 10.0))
+    for i, j in np.ndindex(n, n):
+        value = matrix[i, j]
+        if np.isfinite(value):
+            colour = "white" if abs(value) > 0.6 else INK
+            axes.text(
+                j, i, f"{100 * value:.0f}".replace("-", "−"), ha="center", va="center", color=colour, fontsize=size
+            )
+    shown = [symbol(name) for name in chosen]
+    axes.set_xticks(range(n), shown, rotation=45, ha="right", rotation_mode="anchor")
+    axes.set_yticks(range(n), shown)
+    axes.tick_params(which="both", length=0)
+    axes.minorticks_off()
+    bar = drawn.colorbar(image, ax=axes, shrink=0.85, pad=0.02, ticks=[-1.0, -0.5, 0.0, 0.5, 1.0])
+    bar.ax.minorticks_off()
+    axes.set_title("correlation [%]")
+    return drawn
+
+
+def _size(impact: Mapping[str, Any]) -> float:
+    return float(np.max(np.abs(np.nan_to_num(numbers([impact["up"], impact["down"]])))))
+
+
+def _free(best: Mapping[str, Any], name: str) -> str:
+    value, error = best["values"][name], best["errors"][name]
+    return f"{value:.3g}" if error is None else f"{value:.3g} ± {error:.2g}"
+
+
+def _sides(bars: Axes, pulls: Axes) -> None:
+    """Bars read from the upper axis, pulls from the lower one, each with ticks on its own side alone."""
+    bars.xaxis.set_label_position("top")
+    pulls.xaxis.set_label_position("bottom")
+    bars.tick_params(axis="x", which="both", bottom=False, top=True, labelbottom=False, labeltop=True)
+    pulls.tick_params(axis="x", which="both", bottom=True, top=False, labelbottom=True, labeltop=False)
+    bars.tick_params(axis="y", which="both", left=False, right=False)

@@ -1,0 +1,52 @@
+"""Before the first step of every training: which events are held out, and how the inputs are scaled."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from neyman.errors import TrainingError
+from neyman.events import EventTable
+from neyman.events.draws import uniform
+
+
+def held_out(table: EventTable, fraction: float, *, seed: int) -> NDArray[np.bool_]:
+    """Choose the events that judge a training and do not take part in it, bool ``(n_events,)``.
+
+    By event identity (column ``entry``, as :meth:`neyman.events.EventTable.split` does) where the table has it:
+    replicas and variations of an event stay on one side. Otherwise `fraction` of the events, the same rows in
+    every table of the same length.
+    """
+    if "entry" in table.extra:
+        ids = table.extra["entry"]
+        if ids.dtype.kind not in "iu":
+            raise TrainingError(f"column 'entry' is {ids.dtype}", expected="integer ids of events")
+        return uniform(("split", seed), ids.astype(np.int64)) < fraction
+    order = np.random.default_rng([seed, len(table)]).permutation(len(table))
+    mask = np.zeros(len(table), dtype=np.bool_)
+    mask[order[: max(1, round(fraction * len(table)))]] = True
+    return mask
+
+
+def input_scaling(
+    samples: Sequence[NDArray[np.float32]], features: Sequence[str]
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return mean and standard deviation of each feature over the samples, each ``(n_features,)``.
+
+    Raises
+    ------
+    TrainingError
+        When a feature is constant.
+    """
+    x = np.concatenate(list(samples)).astype(np.float64)
+    mean, scale = x.mean(axis=0), x.std(axis=0)
+    for name, value, spread in zip(features, mean, scale, strict=True):
+        if not spread > 1e-7 * max(1.0, abs(value)):
+            raise TrainingError(
+                f"feature {name!r} is constant ({value:g}) in the training events",
+                fix="remove it from the features",
+            )
+    return torch.from_numpy(mean), torch.from_numpy(scale)

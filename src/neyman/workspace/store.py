@@ -1,0 +1,213 @@
+"""Writing and reading a workspace folder: binned.json, unbinned.json, Parquet, networks and manifest."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib import metadata
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+from pydantic import BaseModel, ValidationError
+
+from neyman.errors import WorkspaceError, nearest
+from neyman.files import atomic, sha256
+from neyman.workspace.documents import Channel, EventFile, Manifest, Unbinned
+
+BINNED, UNBINNED, MANIFEST = "binned.json", "unbinned.json", "manifest.json"
+D = TypeVar("D", bound=BaseModel)
+_LARGEST_JSON = 1 << 28
+_PACKAGES = ("neyman", "torch", "numpy", "pyhf", "iminuit", "awkward", "uproot", "coffea")
+
+
+@dataclass(frozen=True)
+class Workspace:
+    """A workspace folder that was read and checked.
+
+    Parameters
+    ----------
+    folder
+        Where it is.
+    binned
+        The pyhf workspace, if there is one.
+    unbinned
+        The unbinned channels, if there are any.
+    manifest
+        Digests and origin, if recorded.
+    """
+
+    folder: Path
+    binned: dict[str, Any] | None
+    unbinned: Unbinned | None
+    manifest: Manifest | None = None
+
+    def events(
+        self, channel: Channel, which: EventFile
+    ) -> tuple[NDArray[np.float64], dict[str, NDArray[np.float64]]]:
+        """Read weight and columns of a channel's data or reference."""
+        wanted = [which.weight, *log_ratio_columns(channel)]
+        table = read_columns(self.path(which.file), wanted)
+        return table.pop(which.weight), table
+
+    def path(self, relative: str) -> Path:
+        """Return the file of a relative path; it must lie inside the folder, links resolved."""
+        root = self.folder.resolve()
+        path = (root / relative).resolve()
+        if not path.is_relative_to(root):
+            raise WorkspaceError(f"{relative!r} points outside the workspace folder", where=str(self.folder))
+        if not path.is_file():
+            raise WorkspaceError(f"{relative} is missing from the workspace", where=str(self.folder))
+        return path
+
+
+@dataclass(frozen=True)
+class Draft:
+    """Everything that goes into a workspace folder.
+
+    Parameters
+    ----------
+    binned, unbinned
+        The documents; at least one.
+    files
+        Files to copy in, by their relative path in the folder.
+    seed, configuration
+        How it was made, for the manifest.
+    """
+
+    binned: Mapping[str, Any] | None = None
+    unbinned: Unbinned | None = None
+    files: Mapping[str, Path] = field(default_factory=dict)
+    seed: int | None = None
+    configuration: Mapping[str, Any] = field(default_factory=dict)
+
+    def write(self, folder: str | os.PathLike[str]) -> Workspace:
+        """Write the folder atomically, with its manifest, and return it as read back."""
+        if self.binned is None and self.unbinned is None:
+            raise WorkspaceError("a workspace needs binned or unbinned channels, it has neither")
+        with atomic(folder) as part:
+            part.mkdir(parents=True)
+            if self.binned is not None:
+                _dump(part / BINNED, self.binned)
+            if self.unbinned is not None:
+                _dump(
+                    part / UNBINNED, self.unbinned.model_dump(mode="json", by_alias=True, exclude_none=True)
+                )
+            for relative, source in self.files.items():
+                target = part / relative
+                target.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(source, target)
+            names = sorted(p.relative_to(part).as_posix() for p in part.rglob("*") if p.is_file())
+            manifest = Manifest(
+                files={name: sha256(part / name) for name in names},
+                versions=_versions(),
+                seed=self.seed,
+                configuration=dict(self.configuration),
+            )
+            _dump(part / MANIFEST, manifest.model_dump(mode="json"))
+        return read(folder)
+
+
+def read(path: str | os.PathLike[str]) -> Workspace:
+    """Read a workspace folder, or a single pyhf JSON file.
+
+    Raises
+    ------
+    WorkspaceError
+        When there is no document, a document is not JSON, or it does not fit its schema.
+    """
+    folder = Path(path)
+    if folder.is_file():
+        return Workspace(folder.parent, _json(folder), None)
+    if not folder.is_dir():
+        raise WorkspaceError(f"workspace {folder.name!r} does not exist", where=str(folder))
+    binned = _json(folder / BINNED) if (folder / BINNED).is_file() else None
+    unbinned = _parse(folder / UNBINNED, Unbinned) if (folder / UNBINNED).is_file() else None
+    manifest = _parse(folder / MANIFEST, Manifest) if (folder / MANIFEST).is_file() else None
+    if binned is None and unbinned is None:
+        raise WorkspaceError(
+            f"{folder.name!r} holds neither {BINNED} nor {UNBINNED}",
+            where=str(folder),
+            fix="give a workspace folder",
+        )
+    return Workspace(folder, binned, unbinned, manifest)
+
+
+def log_ratio_columns(channel: Channel) -> list[str]:
+    """Return the names of all columns that a channel's samples read."""
+    names: dict[str, None] = {}
+    for sample in channel.samples:
+        names[sample.log_ratio] = None
+        for modifier in sample.modifiers:
+            if modifier.type == "ratiosys":
+                names |= dict.fromkeys((modifier.data.hi, modifier.data.lo))
+            elif modifier.type == "network":
+                names |= dict.fromkeys(modifier.data.columns)
+    return list(names)
+
+
+def read_columns(path: Path, names: Sequence[str]) -> dict[str, NDArray[np.float64]]:
+    """Read numeric columns of a Parquet file as float64."""
+    try:
+        available = pq.read_schema(path).names
+        for name in names:
+            if name not in available:
+                raise WorkspaceError(
+                    f"{path.name} has no column {name!r}",
+                    where=str(path),
+                    fix=f"nearest: {nearest(name, available)}",
+                )
+        table = pq.read_table(path, columns=list(dict.fromkeys(names)))
+        return {
+            name: np.asarray(table.column(name).to_numpy(), dtype=np.float64) for name in table.column_names
+        }
+    except (pa.ArrowException, OSError, ValueError) as error:
+        raise WorkspaceError(
+            f"{path.name} is not a readable Parquet file: {error}", where=str(path)
+        ) from error
+
+
+def _parse(path: Path, kind: type[D]) -> D:
+    document = _json(path)
+    try:
+        return kind.model_validate(document)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        place = "/".join(str(part) for part in first["loc"])
+        raise WorkspaceError(
+            f"{path.name} does not fit its schema: {first['msg']} ({error.error_count()} problem(s))",
+            where=f"{path}: {place or 'top level'}",
+        ) from error
+
+
+def _json(path: Path) -> dict[str, Any]:
+    if path.stat().st_size > _LARGEST_JSON:
+        raise WorkspaceError(f"{path.name} is larger than {_LARGEST_JSON >> 20} MiB", where=str(path))
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError, OSError) as error:
+        raise WorkspaceError(f"{path.name} is not readable JSON: {error}", where=str(path)) from error
+    if not isinstance(document, dict):
+        raise WorkspaceError(f"{path.name} must hold a JSON object", where=str(path))
+    return document
+
+
+def _dump(path: Path, document: Mapping[str, Any]) -> None:
+    path.write_text(json.dumps(document, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+
+
+def _versions() -> dict[str, str]:
+    versions = {"python": platform.python_version()}
+    for name in _PACKAGES:
+        try:
+            versions[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return versions

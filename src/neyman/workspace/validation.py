@@ -1,0 +1,115 @@
+"""`validate`: is a workspace folder complete, unchanged and sane?"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from neyman.errors import NeymanError, WorkspaceError
+from neyman.files import sha256
+from neyman.workspace.documents import Channel
+from neyman.workspace.store import Workspace, log_ratio_columns, read
+
+_NORMALISATION_TOLERANCE = 0.1
+
+
+@dataclass(frozen=True)
+class Check:
+    """Outcome of one check.
+
+    Parameters
+    ----------
+    name
+        What was checked.
+    passed
+        Whether it holds.
+    detail
+        Numbers or the reason, one sentence.
+    """
+
+    name: str
+    passed: bool
+    detail: str
+
+
+def validate(path: str | os.PathLike[str]) -> list[Check]:
+    """Check a workspace folder or a pyhf JSON file.
+
+    Checks the schemas, the digests of the manifest, the columns and weights of the event files, that every ratio
+    is finite and positive, and that its mean over the reference sample is near 1 (a fit renormalises it; a mean
+    far from 1 shows that a network was badly trained or the wrong reference is used).
+
+    Returns
+    -------
+    One `Check` each; none is raised. A folder that cannot be read at all gives a single failed check.
+    """
+    try:
+        workspace = read(path)
+    except NeymanError as error:
+        return [Check("documents", False, str(error))]
+    checks = [Check("documents", True, "readable, unbinned.json and manifest.json fit their schemas")]
+    if workspace.binned is not None:
+        checks.append(_binned(workspace.binned))
+    if workspace.manifest is not None:
+        checks.extend(_digests(workspace))
+    for channel in workspace.unbinned.channels if workspace.unbinned else ():
+        checks.extend(_channel(workspace, channel))
+    return checks
+
+
+def _binned(spec: dict[str, object]) -> Check:
+    from pyhf.exceptions import InvalidSpecification
+    from pyhf.schema import validate as check_schema
+
+    try:
+        check_schema(spec, "workspace.json")
+    except InvalidSpecification as error:
+        return Check("pyhf schema", False, str(error).strip().splitlines()[0])
+    return Check("pyhf schema", True, "binned.json is a valid pyhf workspace")
+
+
+def _digests(workspace: Workspace) -> Iterator[Check]:
+    files = workspace.manifest.files if workspace.manifest else {}
+    for name, expected in files.items():
+        try:
+            found = sha256(workspace.path(name))
+        except WorkspaceError as error:
+            yield Check(f"digest of {name}", False, error.what)
+            continue
+        same = found == expected
+        yield Check(
+            f"digest of {name}",
+            same,
+            "as recorded" if same else f"changed: {found[:12]}, not {expected[:12]}",
+        )
+
+
+def _channel(workspace: Workspace, channel: Channel) -> Iterator[Check]:
+    for label, which in (("data", channel.data), ("reference", channel.reference)):
+        name = f"{channel.name}: {label}"
+        try:
+            weight, columns = workspace.events(channel, which)
+        except WorkspaceError as error:
+            yield Check(name, False, str(error))
+            continue
+        good = bool(np.isfinite(weight).all() and weight.sum() > 0.0)
+        yield Check(name, good, f"{len(weight)} events, sum of weights {weight.sum():.6g}")
+        bad = [c for c in log_ratio_columns(channel) if not np.isfinite(np.exp(columns[c])).all()]
+        yield Check(
+            f"{name}: ratios positive",
+            not bad,
+            f"all {len(columns)} ratio columns are positive and finite"
+            if not bad
+            else f"not finite: {', '.join(bad)}",
+        )
+        if label == "reference" and good and not bad:
+            for sample in channel.samples:
+                mean = float(np.average(np.exp(columns[sample.log_ratio]), weights=weight))
+                yield Check(
+                    f"{channel.name}: normalisation of {sample.name}",
+                    abs(mean - 1.0) < _NORMALISATION_TOLERANCE,
+                    f"mean ratio over the reference {mean:.4f}, expected 1 within {_NORMALISATION_TOLERANCE}",
+                )
