@@ -37,6 +37,8 @@ def collections(n: int, seed: int) -> dict[str, Any]:
 
     def objects(counts: np.ndarray, *fields: str) -> ak.Array:
         columns = {f: rng.exponential(30.0, counts.sum()).astype(np.float32) for f in fields}
+        if "charge" in fields:
+            columns["charge"] = rng.choice(np.array([-1, 1], dtype=np.int32), counts.sum())
         return ak.zip({f: ak.unflatten(v, counts) for f, v in columns.items()})
 
     return {
@@ -46,7 +48,7 @@ def collections(n: int, seed: int) -> dict[str, Any]:
         "genWeight": rng.normal(1.0, 0.3, n).astype(np.float32),
         "MET_pt": rng.exponential(30.0, n).astype(np.float32),
         "MET_phi": rng.uniform(-3, 3, n).astype(np.float32),
-        "Tau": objects(rng.integers(0, 3, n), "pt", "eta", "phi", "mass"),
+        "Tau": objects(rng.integers(0, 3, n), "pt", "eta", "phi", "mass", "charge"),
         "Jet": objects(rng.integers(0, 5, n), "pt", "eta", "phi", "mass"),
     }
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+
 import awkward as ak
 import numpy as np
 import pytest
@@ -34,7 +36,7 @@ COLUMNS = {
         ("arctan2(sin(eta), cos(eta)) + tan(0)", lambda c: np.arctan2(np.sin(c["eta"]), np.cos(c["eta"]))),
         ("where(tag, sqrt(pt), exp(-pt))", lambda c: np.where(c["tag"], np.sqrt(c["pt"]), np.exp(-c["pt"]))),
         ("minimum(maximum(pt, 10), 50)", lambda c: np.clip(c["pt"], 10, 50)),
-        ("log10(pt) - log(pt) / log(10)", lambda c: np.zeros(200)),
+        ("log10(pt) - log(pt) / log(10)", lambda c: np.zeros_like(c["pt"])),
         ("True and tag", lambda c: c["tag"]),
     ],
 )
@@ -112,10 +114,8 @@ def test_errors(text, message):
 
 @given(st.text(alphabet="pteta()+-*/%<>=!&|~.,'[]{}:_ 0123456789andornotabs", max_size=60))
 def test_random_text_gives_a_value_or_our_error(text):
-    try:
+    with suppress(ConfigError):
         evaluate(text, COLUMNS)
-    except ConfigError:
-        pass
 
 
 def test_functions_exist_with_their_number_of_arguments():

@@ -45,7 +45,9 @@ def test_shifts_are_a_mapping_with_the_drawn_values():
 def test_a_shift_that_is_never_read_is_named():
     shifts = Shifts(Variation("tse_up", shifts={"tse": 1.1}), IDS, seed=1, replica=0)
     shifts.get("tes", 1.0)
-    with pytest.raises(ConfigError, match=r"shifts 'tse', which the function never reads[\s\S]*reads: tes"):
+    with pytest.raises(
+        ConfigError, match=r"shifts 'tse', which the function never reads[\s\S]*it reads: tes"
+    ):
         shifts.check_used("processor.py")
     assert shifts["tse"] == 1.1
     shifts.check_used("processor.py")

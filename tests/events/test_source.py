@@ -58,7 +58,7 @@ def test_missing_file_names_what_is_beside_it(tmp_path):
     (tmp_path / "processor.py").write_text(GOOD)
     with pytest.raises(ConfigError, match=r"cannot read procesor.py: No such file[\s\S]*processor.py"):
         PythonRef.parse("procesor.py:build", tmp_path)
-    with pytest.raises(ConfigError, match="cannot read a.py"):
+    with pytest.raises(ConfigError, match=r"cannot read a\.py"):
         PythonRef.parse("nowhere/a.py:build", tmp_path)
     (tmp_path / "binary.py").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(ConfigError, match=r"cannot read binary.py: 'utf-8'"):

@@ -149,7 +149,11 @@ def test_events_that_are_not_finite_are_named(columns, tmp_path):
         ({"features": ("pt",), "extra": ("entri",)}, InputError, r"no column 'entri'[\s\S]*entry"),
         ({"features": ("pt",), "weight": "wt + 1"}, InputError, r"no column 'wt'"),
         ({"features": ("pt",), "cut": "njets > 1"}, InputError, r"no column 'njets'[\s\S]*n_jets"),
-        ({"features": ("pt",), "cut": "pt > 1e9"}, InputError, "no event passes the cut 'pt > 1e9'; 2000 before"),
+        (
+            {"features": ("pt",), "cut": "pt > 1e9"},
+            InputError,
+            "no event passes the cut 'pt > 1e9'; 2000 before",
+        ),
         ({"features": ("pt",), "cut": "n_jets"}, ConfigError, r"cut gives int32, not true or false"),
         ({"features": ("pt",), "cut": "pt >"}, ConfigError, "not an expression"),
         ({"features": ("pt",), "weight": "-1"}, InputError, r"sum to -2000; 2000 of 2000 are negative"),
@@ -193,12 +197,16 @@ def test_types_are_named_when_read_from_files(tmp_path):
         file.mktree("T", {"pt": "var * float64"}).extend({"pt": jagged})
         file.mkrntuple("R", {"pt": jagged})
     for tree in "TR":
-        with pytest.raises(InputError, match=r"pt is not one number per event but var \* float64[\s\S]*a.root"):
+        with pytest.raises(
+            InputError, match=r"pt is not one number per event but var \* float64[\s\S]*a.root"
+        ):
             EventTable.from_root(tmp_path / "a.root", features=("pt",), tree=tree)
     pq.write_table(pa.table({"s": ["x"], "n": pa.array([None], pa.float32())}), tmp_path / "a.parquet")
     with pytest.raises(InputError, match=r"s is not one number per event but string[\s\S]*a.parquet"):
         EventTable.from_parquet(tmp_path / "a.parquet", features=("s",))
-    with pytest.raises(InputError, match=r"n has no value in 1 of 1 events[\s\S]*a.parquet, first in event 0"):
+    with pytest.raises(
+        InputError, match=r"n has no value in 1 of 1 events[\s\S]*a.parquet, first in event 0"
+    ):
         EventTable.from_parquet(tmp_path / "a.parquet", features=("n",))
 
 

@@ -10,9 +10,15 @@ import pytest
 from scipy import stats
 
 from neyman.errors import ConfigError, InputError
-from neyman.events import EventTable, RegionSpec, TableProcessor, Variation, process_files
+from neyman.events import EventTable, RegionSpec, Variation, process_files
 
-HEAD = "import awkward as ak\nimport numpy as np\n\ndef build(events, shifts):\n    i = ak.local_index(events, axis=0)\n"
+HEAD = """\
+import awkward as ak
+import numpy as np
+
+def build(events, shifts):
+    i = ak.local_index(events, axis=0)
+"""
 SIGNAL = {"signal": RegionSpec(columns=("a",))}
 NOMINAL = (Variation("nominal"),)
 
@@ -35,7 +41,7 @@ def run(nano, processor, tmp_path):
 def test_tables_and_histograms_are_what_numpy_gives(nano, processor, tmp_path):
     path = nano(tmp_path / "a.root", 1000)
     result = process_files({"data": path}, processor(), chunk_size=300)["data"]
-    tree = ak.Array({k: v for k, v in _arrays(path).items()})
+    tree = ak.Array(_arrays(path))
     weight = ak.to_numpy(tree.genWeight).astype(np.float64)
     pt = ak.to_numpy(ak.fill_none(ak.firsts(tree.Tau_pt), 0.0))
     n_jets = ak.to_numpy(ak.num(tree.Jet_pt[tree.Jet_pt > 30]))
@@ -162,30 +168,24 @@ def test_chunks_without_selected_events_leave_no_file(run):
     assert result["files"]["signal"]["nominal"] == []
 
 
-def test_a_chunk_of_no_events_is_a_zero(processor):
-    class Events(list):
-        metadata = {
-            "dataset": "data", "filename": "a.root", "treename": "Events",
-            "entrystart": 0, "entrystop": 0, "fileuuid": "u",
-        }  # fmt: skip
-        fields = ("genWeight",)
-
-    made = processor()
-    total = made.postprocess(made(Events()))["data"]
-    assert (total["n_events"], total["sumw"]) == (0, 0.0)
-    assert total["histograms"]["control"].sum(flow=True).value == 0
-
-
 @pytest.mark.parametrize(
     ("source", "kind", "message"),
     [
-        (records("events.Tau.ptt"), InputError, r"no field 'ptt'[\s\S]*line 6[\s\S]*a.root[\s\S]*expected: pt"),
+        (
+            records("events.Tau.ptt"),
+            InputError,
+            r"no field 'ptt'[\s\S]*line 6[\s\S]*a.root[\s\S]*expected: pt",
+        ),
         (records("events.METT.pt"), InputError, r"no field 'METT'[\s\S]*expected: MET"),
         (records('events["Jet", "ppt"]'), InputError, r"no field 'ppt'[\s\S]*expected: pt"),
         (records("np.linalg.nothing"), ConfigError, r"build failed: AttributeError[\s\S]*line 6"),
-        (records("events.MET.pt / 'x'"), ConfigError, r"build failed: TypeError[\s\S]*processor.py, line 6"),
+        (records("len(5)"), ConfigError, r"build failed: TypeError[\s\S]*processor.py, line 6"),
         (records("open('/nowhere')"), ConfigError, r"build failed: FileNotFoundError"),
-        (records("ak.mask(events.MET.pt, i != 57)"), InputError, r"a has no value in 1 of 1000[\s\S]*event 57"),
+        (
+            records("ak.mask(events.MET.pt, i != 57)"),
+            InputError,
+            r"a has no value in 1 of 1000[\s\S]*event 57",
+        ),
         (records("ak.firsts(events.Tau.pt)"), InputError, r"a has no value[\s\S]*ak.fill_none"),
         (
             records("ak.where(i == 57, np.nan, 1.0)", "i > 9"),
@@ -201,9 +201,10 @@ def test_a_chunk_of_no_events_is_a_zero(processor):
         (HEAD + '    return {"signal": ak.zip({"entry_index": i // 2, "a": i})}', ConfigError, "number the"),
         (HEAD + '    return {"signal": ak.zip({"entry_index": i * 1.0, "a": i})}', ConfigError, "number the"),
         (
-            HEAD + '    return {"signal": ak.zip({"entry_index": i, "a": i, "weight": np.inf * i})}',
+            HEAD
+            + '    return {"signal": ak.zip({"entry_index": i, "a": i, "weight": ak.where(i == 5, np.inf, 1.0)})}',
             InputError,
-            "weight is (nan|inf) in event",
+            "weight is inf in event 5",
         ),
         (
             "from neyman.errors import InputError\ndef build(events, shifts):\n    raise InputError('mine')",
@@ -262,13 +263,18 @@ def test_errors_of_the_configuration(processor, changes, message):
 
 
 def test_runs_in_a_users_own_runner(nano, processor, tmp_path):
+    """coffea gives an empty file as a chunk of no events; process_files leaves it out."""
     import coffea.processor as cp
 
     from neyman.events.schema import NanoSchema
 
-    path = nano(tmp_path / "a.root", 900)
-    runner = cp.Runner(cp.IterativeExecutor(status=False), chunksize=300, schema=NanoSchema, metadata_cache={})
-    theirs = runner({"data": [str(path)]}, processor(folder="theirs"), treename="Events")
-    ours = process_files({"data": path}, processor(folder="ours"), chunk_size=300)
+    files = [str(nano(tmp_path / "a.root", 900)), str(nano(tmp_path / "empty.root", 0))]
+    runner = cp.Runner(
+        cp.IterativeExecutor(status=False), chunksize=300, schema=NanoSchema, metadata_cache={}
+    )
+    theirs = runner({"data": files}, processor(folder="theirs"), treename="Events")
+    ours = process_files({"data": files}, processor(folder="ours"), chunk_size=300)
     assert theirs == ours
-    assert isinstance(processor(), TableProcessor)
+    empty = runner({"data": files[1:]}, processor(), treename="Events")["data"]
+    assert (empty["n_events"], empty["sumw"]) == (0, 0.0)
+    assert empty["histograms"]["control"].sum(flow=True).value == 0

@@ -250,7 +250,7 @@ def write_workspace(
         ),
     )
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".workspace.", suffix=".part") as scratch:
-        files = {
+        files: dict[str, Path] = {
             channel.data.file: data.to_parquet(Path(scratch) / "data.parquet"),
             channel.reference.file: reference.to_parquet(Path(scratch) / "reference.parquet"),
             **{f"networks/{path.name}": path for path in networks.values()},
@@ -280,11 +280,13 @@ def nominal_counts(h: hist.Hist[Any]) -> Array:
 
 
 def _labelled(table: EventTable, index: int) -> EventTable:
-    extra = {
+    # The fold splits the events into two independent parts for the closure test.
+    extra: dict[str, NDArray[Any]] = {
         "process": np.full(len(table), index, dtype=np.int8),
-        "expected": table.weight.astype(np.float64),
+        "fold": (np.asarray(table.extra["entry"]) & 1).astype(np.int8),
+        "expected": table.weight,
     }
-    return replace(table, extra={**table.extra, **extra})
+    return replace(table, extra=extra)
 
 
 def _norms(config: Config, reference: RatioTable) -> dict[str, float]:

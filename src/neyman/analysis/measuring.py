@@ -178,7 +178,8 @@ def _profile(lh: Likelihood, best: FitResult, name: str, points: int) -> dict[st
     low, high = lh.bounds[i]
     value, error = best.values[i], best.errors[i]
     grid = np.linspace(max(low, value - 2.5 * error), min(high, value + 2.5 * error), points)
-    return profile(lh, name, grid, best=best).to_dict()
+    scan: dict[str, Any] = profile(lh, name, grid, best=best).to_dict()
+    return scan
 
 
 def discriminant(config: Config, workspace: Path) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 from neyman.analysis.config import Config, load_config
 from neyman.analysis.simulation import Inputs, Simulation
@@ -15,6 +15,8 @@ from neyman.analysis.steps import Stamp, Steps, code_digest, file_key
 from neyman.files import write_json
 from neyman.networks import Model
 from neyman.ratios import ProcessRatios, tabulate
+
+Executor = Literal["iterative", "threads", "dask"]
 
 
 class Reporter(Protocol):
@@ -61,7 +63,7 @@ def run(
     *,
     output: str | os.PathLike[str] = "out",
     data: str | os.PathLike[str] | None = None,
-    executor: str | None = None,
+    executor: Executor | None = None,
     workers: int | None = None,
     client: Any = None,
     reporter: Reporter | None = None,
@@ -105,7 +107,7 @@ class _Pipeline:
         self._config, self._inputs, self._steps, self._reporter = config, inputs, steps, reporter
         self._output = steps.output
 
-    def run(self, executor: str, workers: int, client: Any) -> Run:
+    def run(self, executor: Executor, workers: int, client: Any) -> Run:
         simulation = self._events(executor, workers, client)
         ratios, networks, trained = self._train(simulation)
         workspace = self._workspace(simulation, ratios, networks, trained)
@@ -115,7 +117,7 @@ class _Pipeline:
         write_json(self._output / "results.json", results)
         return Run(self._output, results, self._steps.stamps)
 
-    def _events(self, executor: str, workers: int, client: Any) -> Simulation:
+    def _events(self, executor: Executor, workers: int, client: Any) -> Simulation:
         from neyman.analysis.simulation import process
 
         config, inputs = self._config, self._inputs
@@ -190,7 +192,8 @@ class _Pipeline:
                 networks |= {
                     f"{sample.name}_{systematic.name}_{f.name.removesuffix('.safetensors')}": f for f in files
                 }
-            model, nodes = Model.load(networks[sample.name]), ()
+            model = Model.load(networks[sample.name])
+            nodes: tuple[float, ...] = ()
             if (conditioning := config.conditioning) is not None:
                 some = simulation.halves(sample.name, "nominal")[1]
                 nodes, _ = tabulate(model, some, -conditioning.range, conditioning.range)

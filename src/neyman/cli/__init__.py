@@ -1,1 +1,5 @@
-"""To be filled."""
+"""The command line: one file a command, each calling one public function."""
+
+from neyman.cli.main import main
+
+__all__ = ["main"]

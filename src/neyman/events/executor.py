@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor, as_completed
+from copy import copy
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,11 +29,14 @@ class PoolExecutor(ExecutorBase):  # type: ignore[misc]
     ----------
     pool
         Threads, or ``client.get_executor()`` of a Dask client.
+    remote
+        Whether `pool` runs in other processes.
     progress
         Called with (events done, events in total) after each chunk.
     """
 
     pool: Executor | None = None
+    remote: bool = False
     progress: Progress | None = None
 
     def __call__(
@@ -51,7 +55,8 @@ class PoolExecutor(ExecutorBase):  # type: ignore[misc]
         if self.pool is None:
             yield from ((index, run(function, item)) for index, item in enumerate(items))
             return
-        futures = {self.pool.submit(run, function, item): index for index, item in enumerate(items)}
+        work = run_remote if self.remote else run
+        futures = {self.pool.submit(work, function, item): index for index, item in enumerate(items)}
         try:
             for future in as_completed(futures):
                 yield futures[future], future.result()
@@ -69,8 +74,17 @@ def run(function: Callable[[Any], Any], item: Any) -> Any:
         while cause.__cause__ is not None and not isinstance(cause, NeymanError):
             cause = cause.__cause__
         if isinstance(cause, NeymanError):
-            raise cause from None
+            raise cause from cause.__cause__
         raise InputError(
             f"processing failed: {type(cause).__name__}: {cause}",
             where=f"{item.filename}, entries {item.entrystart} to {item.entrystop} ({item.dataset})",
         ) from error
+
+
+def run_remote(function: Callable[[Any], Any], item: Any) -> Any:
+    """As :func:`run`; the error travels without its causes, whose tracebacks and arrays do not pickle."""
+    try:
+        return run(function, item)
+    except NeymanError as error:
+        bare = copy(error)
+    raise bare

@@ -271,7 +271,8 @@ def _missing_field(error: Exception, events: Any) -> tuple[str, list[str]] | Non
     if isinstance(owner, ak.Array | ak.Record) and isinstance(name, str) and name not in owner.fields:
         return name, owner.fields
     found = re.search(r"no field '?(\w+)'?", str(error)) if isinstance(error, IndexError) else None
-    return (found[1], [*events.fields, *chain(*(events[f].fields for f in events.fields))]) if found else None
+    members = chain(*(events.layout.content(field).fields for field in events.fields)) if found else ()
+    return (found[1], [*events.fields, *members]) if found else None
 
 
 def _stack(parts: Sequence[Columns]) -> Columns:

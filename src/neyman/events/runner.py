@@ -7,6 +7,7 @@ executors give the same tables and the same histograms, bit for bit.
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
@@ -90,12 +91,11 @@ def process_files(
         processor.build.resolve()
     chunks = _chunks(fileset, tree, chunk_size)
     with _pool(executor, workers, client) as pool:
-        runner = coffea.Runner(
-            executor=PoolExecutor(pool=pool, progress=progress),
-            schema=schema_class(schema),
-            metadata_cache={},
-        )
-        result: dict[str, Any] = runner(chunks, processor)
+        run = PoolExecutor(pool=pool, remote=executor == "dask", progress=progress)
+        runner = coffea.Runner(executor=run, schema=schema_class(schema), metadata_cache={})
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "(Skipping|Branch) ", module="coffea")
+            result: dict[str, Any] = runner(chunks, processor)
     if isinstance(processor, TableProcessor):
         _remove_stale(processor, result)
     return result

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from neyman.errors import ConfigError, nearest
+from neyman.errors import ConfigError
 from neyman.events.draws import uniform
 
 RESERVED = ("entry", "entry_index", "weight")
@@ -144,7 +144,7 @@ class Shifts(Mapping[str, Any]):
                 raise ConfigError(
                     f"variation {self._variation.name!r} shifts {name!r}, which the function never reads",
                     where=where,
-                    expected=f"it reads: {nearest(name, self._asked, n=len(self._asked) or 1)}",
+                    expected=f"one that it reads: {', '.join(self._asked)}",
                 )
 
 

@@ -64,7 +64,9 @@ def fit(
     """
     x, free = starting_point(likelihood, start, fixed)
     if not len(free):
-        raise InferenceError("all parameters are fixed: nothing is left to fit", fix="free one, or use value()")
+        raise InferenceError(
+            "all parameters are fixed: nothing is left to fit", fix="free one, or use value()"
+        )
     scanned = [locate(likelihood, name) for name in ([minos] if isinstance(minos, str) else minos)]
     for i in scanned:
         if i not in free:
@@ -173,13 +175,14 @@ def vector(likelihood: Likelihood, values: Values) -> Array:
 
 def starting_point(likelihood: Likelihood, start: Values, fixed: Fixed) -> tuple[Array, NDArray[np.intp]]:
     """Return the full vector to start from and the positions of the free parameters, both checked."""
-    x, held = vector(likelihood, start), likelihood.fixed.copy()
+    lower, upper = likelihood.bounds.T
+    x, held = vector(likelihood, start), likelihood.fixed | (lower == upper)
     if isinstance(fixed, Mapping):
         for name, value in fixed.items():
             x[locate(likelihood, name)] = value
-    for name in [fixed] if isinstance(fixed, str) else fixed or ():
-        held[locate(likelihood, name)] = True
-    lower, upper = likelihood.bounds.T
+    held_names: Sequence[str | int] = [fixed] if isinstance(fixed, str) else list(fixed or ())
+    for key in held_names:
+        held[locate(likelihood, key)] = True
     for wrong, words in ((~np.isfinite(x), "not finite"), ((x < lower) | (x > upper), "outside its bounds")):
         for i in np.nonzero(wrong)[0]:
             raise InferenceError(
@@ -189,13 +192,52 @@ def starting_point(likelihood: Likelihood, start: Values, fixed: Fixed) -> tuple
     return x, np.nonzero(~held)[0]
 
 
+def held_values(likelihood: Likelihood, fixed: Fixed, best: FitResult | None) -> dict[str, float]:
+    """Return all fixed parameters with their values: those of `best` unless `fixed` says otherwise.
+
+    Raises
+    ------
+    InferenceError
+        When `best` was fitted with other parameters fixed.
+    """
+    if best is None or fixed is not None:
+        x, free = starting_point(likelihood, None, fixed)
+        held = {name: float(x[i]) for i, name in enumerate(likelihood.names) if i not in set(free)}
+    else:
+        held = {name: best.values[name] for name in best.fixed}
+    if best is not None and held != {name: best.values[name] for name in best.fixed}:
+        raise InferenceError(
+            "the best fit was made with other parameters fixed",
+            expected=f"fixed: {held}",
+            fix="leave out `fixed`, or fit again with it",
+        )
+    return held
+
+
+def within(likelihood: Likelihood, x: Array) -> Array:
+    """Return a guessed start moved inside the bounds."""
+    inside: Array = np.clip(x, likelihood.bounds[:, 0], likelihood.bounds[:, 1])
+    return inside
+
+
+def tangent(likelihood: Likelihood, near: FitResult, best: FitResult, i: int, value: float) -> Array:
+    r"""Return a start for the fit with parameter `i` at `value`: that of `near` moved along
+    :math:`C_{\cdot i} / C_{ii}`, the direction that the other minima follow, with the covariance of `best`."""
+    x = near.values.array.copy()
+    if best.covariance is not None and best.errors[i] > 0.0:
+        x += best.covariance.array[:, i] / best.covariance.array[i, i] * (value - x[i])
+    x[i] = value
+    return within(likelihood, x)
+
+
 # After the minimisation -----------------------------------------------------------------------------------
 
 
 def _at_bounds(y: Array, bounds: Array) -> NDArray[np.bool_]:
     lower, upper = bounds.T
     near = 1e-6 * np.minimum(upper - lower, 1.0)
-    return (y - lower <= near) | (upper - y <= near)
+    at: NDArray[np.bool_] = (y - lower <= near) | (upper - y <= near)
+    return at
 
 
 def _covariance(

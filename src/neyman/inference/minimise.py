@@ -22,8 +22,13 @@ from neyman.errors import InferenceError, LikelihoodError
 from neyman.inference.results import Array
 from neyman.likelihood import Likelihood
 
-_ATTEMPTS = (("MIGRAD", False, 0), ("SIMPLEX and MIGRAD", True, 0), ("SIMPLEX and MIGRAD of strategy 1", True, 1))
+_ATTEMPTS = (
+    ("MIGRAD", False, 0),
+    ("SIMPLEX and MIGRAD", True, 0),
+    ("SIMPLEX and MIGRAD of strategy 1", True, 1),
+)
 _EDM_DONE = 1e-12  # a millionth of a standard deviation
+_SHIFTS = (0.0, 1e-8, 1e-4, 1e-2, 0.1, 1.0, 10.0, 1e3)  # of the Hessian's diagonal; the first two mean "flat"
 
 
 @dataclass(frozen=True)
@@ -67,8 +72,11 @@ class Cost:
         self.offset = self._highest = 0.0
         start = self._evaluate(x[free], 2)
         if not _finite(start):
-            raise InferenceError("-2 ln L or a derivative of it is not finite at the start", fix="move the start")
+            raise InferenceError(
+                "-2 ln L or a derivative of it is not finite at the start", fix="move the start"
+            )
         self.offset = start.value
+        self._points[x[free].tobytes()] = replace(start, value=0.0)
 
     def at(self, y: Array, order: int) -> Point:
         """Return the cost at `y`, shape ``(n_free,)``, with derivatives up to `order`."""
@@ -77,13 +85,12 @@ class Cost:
         if point is None or (order == 2 and point.hessian is None) or (order == 1 and point.gradient is None):
             try:
                 point = self._evaluate(y, order)
-                if not _finite(point):
-                    self.reason = "-2 ln L or a derivative of it is not finite"
-                    point = self._undefined(len(y))
+                if _finite(point):
+                    self._highest = max(self._highest, point.value)
+                else:
+                    point = self._undefined(len(y), "-2 ln L or a derivative of it is not finite")
             except LikelihoodError as error:
-                self.reason = error.what
-                point = self._undefined(len(y))
-            self._highest = max(self._highest, point.value)
+                point = self._undefined(len(y), error.what)
             self._points[key] = point
             if len(self._points) > 8:
                 self._points.popitem(last=False)
@@ -100,8 +107,8 @@ class Cost:
             None if hessian is None else hessian[np.ix_(self.free, self.free)],
         )
 
-    def _undefined(self, n: int) -> Point:
-        self.undefined += 1
+    def _undefined(self, n: int, reason: str) -> Point:
+        self.undefined, self.reason = self.undefined + 1, reason
         return Point(self._highest + 100.0, np.zeros(n), np.zeros((n, n)))
 
     def __call__(self, y: Array) -> float:
@@ -136,11 +143,9 @@ class Minimum:
     point
         The cost there with both derivatives.
     edm
-        Estimated distance to the minimum over the parameters not held by a bound.
-    held
-        Parameters on a bound with the gradient pointing outward, shape ``(n_free,)``.
+        Estimated distance to the minimum within the bounds.
     converged
-        Whether `edm` is under the goal.
+        Whether `edm` is under the goal and no direction has negative curvature.
     messages
         Fallbacks and failures, in words.
     minuit
@@ -150,7 +155,6 @@ class Minimum:
     y: Array
     point: Point
     edm: float
-    held: NDArray[np.bool_]
     converged: bool
     messages: tuple[str, ...]
     minuit: Minuit
@@ -183,9 +187,10 @@ def minimise(
     """
     width = np.minimum(bounds[:, 1] - bounds[:, 0], 1.0)
     inside = np.clip(start, bounds[:, 0] + 1e-3 * width, bounds[:, 1] - 1e-3 * width)
-    if not np.isfinite(cost.at(inside, 2).value) or cost.undefined:
-        inside = start
-    diagonal = np.abs(cost.g2(inside))
+    point = cost.at(inside, 2)
+    if cost.undefined:
+        inside, point = start, cost.at(start, 2)
+    diagonal = np.abs(np.diag(np.asarray(point.hessian)))
     steps = np.sqrt(2.0 / np.where(diagonal > 0.0, diagonal, np.inf))
     steps = np.clip(steps, 1e-6 * width, 0.1 * width)
 
@@ -222,45 +227,70 @@ def _minuit(cost: Cost, start: Array, bounds: Array, names: tuple[str, ...], ste
 
 
 def _polish(cost: Cost, minuit: Minuit, bounds: Array, steps: int) -> Minimum:
-    """Go on from where MIGRAD stopped by at most `steps` projected Newton steps, shortened until they help."""
-    fmin = minuit.fmin
-    lower, upper = bounds.T
-    y = np.clip(np.array(minuit.values), lower, upper)
+    """Go on from where MIGRAD stopped by at most `steps` Newton steps, shortened until they help."""
+    y = np.clip(np.array(minuit.values), bounds[:, 0], bounds[:, 1])
     point = cost.at(y, 2)
-    step, edm, held = _newton(point, y, bounds)
-    rounding = 1e-13 * abs(cost.offset) + 1e-10
+    newton = _newton(point, y, bounds)
+    rounding = 1e-13 * abs(cost.offset) + 1e-7  # sums over large counts cancel
     for _ in range(steps):
-        if step is None or edm < _EDM_DONE:
+        if newton.edm < _EDM_DONE:
             break
-        trials = (np.clip(y + scale * step, lower, upper) for scale in (1.0, 0.5, 0.2, 0.05, 0.01))
+        trials = (y + scale * newton.step for scale in (1.0, 0.5, 0.2, 0.05, 0.01))
         better = next((t for t in trials if cost.at(t, 2).value <= point.value + rounding), None)
         if better is None:
             break
         y, point = better, cost.at(better, 2)
-        step, edm, held = _newton(point, y, bounds)
+        newton = _newton(point, y, bounds)
+    goal = minuit.fmin.edm_goal if minuit.fmin else 0.0
     if not np.array_equal(y, np.array(minuit.values)):
         minuit.values[:] = y
-    if step is None:
-        return Minimum(y, point, fmin.edm, held, fmin.is_valid, (), minuit)
-    return Minimum(y, point, edm, held, edm <= fmin.edm_goal, (), minuit)
+    return Minimum(y, point, newton.edm, newton.edm <= goal and newton.semidefinite, (), minuit)
 
 
-def _newton(point: Point, y: Array, bounds: Array) -> tuple[Array | None, float, NDArray[np.bool_]]:
-    r"""Return the Newton step, :math:`\tfrac12 g^T H^{-1} g`, and the parameters held by their bounds.
+@dataclass(frozen=True)
+class _Newton:
+    """A step that stays within the bounds and the decrease of the cost that the quadratic model promises."""
 
-    The step is None where the Hessian over the parameters that can move is not positive definite.
+    step: Array
+    edm: float
+    semidefinite: bool
+
+
+def _newton(point: Point, y: Array, bounds: Array) -> _Newton:
+    """Minimise the quadratic model at `y` within the bounds.
+
+    Where the Hessian is not positive definite its diagonal is raised until it is: the step is still downhill.
+    The bounds are met by the primal-dual active set method (Hintermueller, Ito, Kunisch, SIAM J. Optim. 13
+    (2003) 865, algorithm 2.1).
     """
     gradient, hessian = np.asarray(point.gradient), np.asarray(point.hessian)
     held = ((y <= bounds[:, 0]) & (gradient > 0.0)) | ((y >= bounds[:, 1]) & (gradient < 0.0))
-    step, moving = np.zeros_like(y), np.nonzero(~held)[0]
+    moving, step = np.nonzero(~held)[0], np.zeros_like(y)
     if not len(moving):
-        return step, 0.0, held
-    slope = gradient[moving]
-    inverse = inverse_of(hessian[np.ix_(moving, moving)])
-    if inverse is None:
-        return None, np.inf, held
-    step[moving] = -inverse @ slope
-    return step, float(-0.5 * slope @ step[moving]), held
+        return _Newton(step, 0.0, True)
+    slope, model = gradient[moving], hessian[np.ix_(moving, moving)]
+    low, high = (bounds[moving] - y[moving, None]).T
+    diagonal = np.abs(np.diag(model))
+    diagonal[diagonal == 0.0] = 1.0
+    for shift in _SHIFTS:
+        raised = model + np.diag(shift * diagonal)
+        if inverse_of(raised) is not None:
+            break
+    part = np.linalg.solve(raised, -slope)
+    at_low, at_high = part < low, part > high
+    for _ in range(20):
+        part = np.where(at_low, low, np.where(at_high, high, 0.0))
+        inner = ~(at_low | at_high)
+        part[inner] = np.linalg.solve(raised[np.ix_(inner, inner)], -(slope + raised @ part)[inner])
+        multiplier = slope + raised @ part
+        now_low = multiplier - diagonal * (part - low) > 0.0
+        now_high = multiplier - diagonal * (part - high) < 0.0
+        if np.array_equal(now_low, at_low) and np.array_equal(now_high, at_high):
+            break
+        at_low, at_high = now_low, now_high
+    step[moving] = np.clip(part, low, high)
+    decrease = -(slope @ step[moving] + 0.5 * step[moving] @ raised @ step[moving])
+    return _Newton(step, float(max(decrease, 0.0)), shift <= _SHIFTS[1])
 
 
 def inverse_of(hessian: Array) -> Array | None:
@@ -272,12 +302,11 @@ def inverse_of(hessian: Array) -> Array | None:
     if not (diagonal > 0.0).all():
         return None
     scale = 1.0 / np.sqrt(diagonal)
-    unit = hessian * np.outer(scale, scale)
     try:
-        factor = cho_factor(unit, lower=True)
+        factor = cho_factor(hessian * np.outer(scale, scale), lower=True)
     except np.linalg.LinAlgError:
         return None
-    # A pivot is one minus the squared multiple correlation with the parameters before it.
+    # A squared pivot is one minus the squared multiple correlation with the parameters before it.
     if float(np.diag(factor[0]).min()) < 1e-6:
         return None
     inverse = cho_solve(factor, np.eye(len(diagonal)))

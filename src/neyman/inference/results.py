@@ -52,10 +52,10 @@ def jsonable(value: Any) -> Any:
     return value
 
 
-def _frozen(array: Any, dtype: type = np.float64) -> Any:
-    copy = np.array(array, dtype=dtype)
-    copy.flags.writeable = False
-    return copy
+def _frozen(array: Any) -> Array:
+    own = np.array(array, dtype=np.float64)
+    own.flags.writeable = False
+    return own
 
 
 class NamedVector(Mapping[str, float]):
@@ -441,6 +441,8 @@ class ToyFits:
         Which fits are valid, shape ``(n_toys,)``.
     truth
         Values that the toys were drawn at, when known.
+    failures
+        Reasons of the fits that are not valid, by row.
     """
 
     names: tuple[str, ...]
@@ -449,6 +451,7 @@ class ToyFits:
     fvals: Array
     valid: NDArray[np.bool_]
     truth: NamedVector | None = None
+    failures: Mapping[int, str] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.fvals)

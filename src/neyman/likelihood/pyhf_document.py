@@ -6,15 +6,12 @@ which are plain lists; nothing is computed with pyhf's tensors and its backend i
 
 from __future__ import annotations
 
-import numbers
 import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
 from typing import Any
 
-import jsonschema
 import numpy as np
 import pyhf
 from numpy.typing import ArrayLike, NDArray
@@ -22,10 +19,9 @@ from numpy.typing import ArrayLike, NDArray
 from neyman.errors import InputError, LikelihoodError, WorkspaceError, nearest
 from neyman.files import read_json
 from neyman.likelihood.interpolation import ADDITIVE, MULTIPLICATIVE
+from neyman.workspace.pyhf_schema import check_schema
 
 Array = NDArray[np.float64]
-
-MODIFIERS = ("histosys", "lumi", "normfactor", "normsys", "shapefactor", "shapesys", "staterror")
 
 
 @dataclass(frozen=True)
@@ -70,7 +66,7 @@ def read(
             )
         workspace = bool({"measurements", "observations", "version"} & set(document))
         if not isinstance(spec, pyhf.Workspace):
-            _validate(document, "workspace" if workspace else "model")
+            check_schema(document, "workspace" if workspace else "model")
         poi, parameters = "mu", document.get("parameters", [])
         if workspace:
             chosen = _measurement(document["measurements"], measurement)
@@ -208,42 +204,3 @@ def _refuse_clipping(model: Any) -> None:
             "the pyhf model clips its expectations, which breaks the derivatives",
             fix="build the model without clip_sample_data and clip_bin_data",
         )
-
-
-@cache
-def _validator(kind: str) -> Any:
-    definitions = pyhf.schema.load_schema(f"{pyhf.schema.version}/defs.json")["definitions"]
-    # As pyhf does, accept arrays where JSON has lists.
-    types = jsonschema.Draft6Validator.TYPE_CHECKER.redefine_many(
-        {
-            "array": lambda _, value: isinstance(value, list | tuple | np.ndarray),
-            "number": lambda _, value: isinstance(value, numbers.Real) and not isinstance(value, bool),
-        }
-    )
-    schema = {"definitions": definitions, "allOf": [{"$ref": f"#/definitions/{kind}"}]}
-    return jsonschema.validators.extend(jsonschema.Draft6Validator, type_checker=types)(schema)
-
-
-def _validate(document: Mapping[str, Any], kind: str) -> None:
-    error = next(_validator(kind).iter_errors(document), None)
-    if error is None:
-        return
-    if error.validator == "anyOf":
-        # The only choice in the schema is between the types of a modifier.
-        modifier = error.instance.get("type") if isinstance(error.instance, Mapping) else None
-        if modifier not in MODIFIERS:
-            raise WorkspaceError(
-                f"unknown modifier type {modifier!r}",
-                where=_place(error),
-                expected=", ".join(MODIFIERS),
-                fix=f"nearest: {nearest(str(modifier), MODIFIERS)}",
-            )
-        branch = MODIFIERS.index(modifier)
-        error = next(part for part in error.context if part.schema_path[0] == branch)
-    message = error.message if len(error.message) < 160 else f"{error.message[:60]} ... {error.message[-90:]}"
-    raise WorkspaceError(f"the {kind} fails pyhf's schema: {message}", where=_place(error))
-
-
-def _place(error: Any) -> str:
-    steps = (f"[{step}]" if isinstance(step, int) else f".{step}" for step in error.absolute_path)
-    return "".join(steps).lstrip(".") or "the top level"

@@ -110,7 +110,8 @@ class UnbinnedTerm:
         self.samples = tuple(samples)
         self.parameters = tuple(parameters)
         self._columns = {p.name: i for i, p in enumerate(self.parameters)}
-        used = {e.parameter for s in self.samples for e in (*s.factors, *s.shapes)}
+        used = {f.parameter for s in self.samples for f in s.factors}
+        used |= {e.parameter for s in self.samples for e in s.shapes}
         if used != set(self._columns):
             odd = sorted(used ^ set(self._columns))
             raise LikelihoodError(
@@ -129,7 +130,7 @@ class UnbinnedTerm:
         self._data = (
             self._reference if data.columns is self.reference.columns else _Compiled(self, data, "data")
         )
-        self._weight = torch.from_numpy(np.asarray(data.weight, dtype=np.float64))
+        self._weight = torch.tensor(np.asarray(data.weight), dtype=torch.float64)
 
     def with_data(self, data: Events) -> Self:
         """Return the same term with other events; the reference is shared."""
@@ -335,7 +336,7 @@ class _Compiled:
 
     def __init__(self, term: UnbinnedTerm, events: Events, what: str) -> None:
         where = f"channel {term.name}, {what}"
-        self.weight = torch.from_numpy(np.asarray(events.weight, dtype=np.float64))
+        self.weight = torch.tensor(np.asarray(events.weight), dtype=torch.float64)
         names = dict.fromkeys(
             name for s in term.samples for name in (s.log_ratio, *required_columns(s.shapes))
         )
@@ -373,7 +374,7 @@ def _column(events: Events, name: str, where: str) -> torch.Tensor:
             where=where,
             fix=f"nearest names: {nearest(name, events.columns)}",
         )
-    column = torch.from_numpy(np.ascontiguousarray(events.columns[name], dtype=np.float64))
+    column = torch.tensor(np.asarray(events.columns[name]), dtype=torch.float64)
     bad = torch.nonzero(~torch.isfinite(column))
     if len(bad):
         raise LikelihoodError(

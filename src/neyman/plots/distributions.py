@@ -10,7 +10,6 @@ import numpy as np
 from neyman.errors import InputError, nearest
 from neyman.plots.style import (
     BLUE,
-    FAINT,
     INK,
     PALETTE,
     RED,
@@ -96,6 +95,8 @@ def _closure(main: Axes, ratio: Axes, one: Mapping[str, Any]) -> None:
     main.tick_params(labelbottom=False)
     main.yaxis.get_offset_text().set_fontsize("x-small")
     main.ticklabel_format(axis="y", scilimits=(-2, 3))
+    main.minorticks_off()
+    ratio.minorticks_off()
     p = one["p_value"]
     main.set_title(
         f"χ²/ndf = {one['chi2']:.1f}/{max(1, one['n_bins'] - 1)},  p = {p:.2g}",
@@ -109,29 +110,29 @@ def _closure(main: Axes, ratio: Axes, one: Mapping[str, Any]) -> None:
     )
     ratio.axhline(1.0, color=BLUE, linewidth=0.9)
     ratio.errorbar(centre, points, errors, fmt="o", color=INK, markersize=2.6, linewidth=1.0)
-    _ratio_range(ratio, points, errors)
+    _ratio_range(ratio, centre, points, errors)
     ratio.set_xlim(view[0], view[-1])
 
 
 def _view(edges: Array) -> Array:
-    """Edges to draw: an outermost bin is cut at three times the width of its neighbour."""
-    view = edges.copy()
-    if len(edges) > 3:
-        view[0] = max(edges[0], edges[1] - 3.0 * (edges[2] - edges[1]))
-        view[-1] = min(edges[-1], edges[-2] + 3.0 * (edges[-2] - edges[-3]))
+    """Edges to draw: an outermost bin is cut at three times the width of its neighbour or of the typical bin."""
+    view, widths = edges.copy(), np.diff(edges)
+    if len(widths) > 2:
+        typical = float(np.median(widths[1:-1]))
+        view[0] = max(edges[0], edges[1] - 3.0 * max(widths[1], typical))
+        view[-1] = min(edges[-1], edges[-2] + 3.0 * max(widths[-2], typical))
     return view
 
 
-def _ratio_range(axes: Axes, points: Array, errors: Array, *, least: float = 0.1) -> None:
-    """Symmetric range around 1 that holds all points with their errors, up to a factor of two."""
-    reach = np.nanmax(np.abs(points - 1.0) + errors, initial=0.0)
-    reach = float(np.clip(1.15 * reach, least, 1.0))
+def _ratio_range(axes: Axes, centre: Array, points: Array, errors: Array) -> None:
+    """Range around 1 that holds all points with their errors, up to a factor of two; a diamond stands for the rest."""
+    furthest = float(np.nanmax(np.abs(points - 1.0) + errors, initial=0.0))
+    reach = min(max(1.15 * furthest, 0.1), 1.0)
     axes.set_ylim(1.0 - reach, 1.0 + reach)
     outside = np.abs(points - 1.0) > reach
     if outside.any():
         edge = np.where(points > 1.0, 1.0 + 0.94 * reach, 1.0 - 0.94 * reach)
-        centres = np.array([segment[:, 0].mean() for segment in axes.containers[0][2][0].get_segments()])
-        axes.plot(centres[outside], edge[outside], linestyle="none", marker="d", color=RED, markersize=4)
+        axes.plot(centre[outside], edge[outside], linestyle="none", marker="d", color=RED, markersize=4)
 
 
 @styled
@@ -173,7 +174,7 @@ def discriminant(
     main.stairs(total, edges, color=INK, linewidth=0.9)
     factor = _round_factor(samples, signal)
     name = shown[signal] if factor == 1 else f"{shown[signal]} × {factor}"
-    main.stairs(factor * samples[signal], edges, color=RED, linewidth=1.8, label=name)
+    main.stairs(factor * samples[signal], edges, baseline=None, color=RED, linewidth=1.8, label=name)
     low, high = _poisson(observed)
     main.errorbar(
         centre, observed, [observed - low, high - observed], fmt="o", color=INK, markersize=3.5, linewidth=1.1,
@@ -185,17 +186,17 @@ def discriminant(
     main.set_ylim(0.4 * float(positive.min()), 2.5 * float(max(total.max(), high.max())))
     main.set_xlim(0.0, len(observed))
     main.set_ylabel("events in a bin")
-    legend_above(main, columns=len(samples) + 2)
-
     safe = np.where(total > 0.0, total, np.nan)
     ratio.axhline(1.0, color=INK, linewidth=0.9)
     background = 1.0 - samples[signal] / safe
-    ratio.stairs(background, edges, color=RED, linewidth=1.2, baseline=None)
+    without = ratio.stairs(background, edges, baseline=None, color=RED, linewidth=1.2, linestyle="--")
+    without.set_label("without signal")
     error = np.stack([observed - low, high - observed]) / safe
     ratio.errorbar(centre, observed / safe, error, fmt="o", color=INK, markersize=3.5, linewidth=1.1)
     reach = float(np.nanmax(np.abs(observed / safe - 1.0) + error.max(axis=0), initial=0.1))
     reach = max(1.1 * min(reach, 1.0), 1.2 * float(np.nanmax(1.0 - background, initial=0.0)))
     ratio.set_ylim(1.0 - reach, 1.0 + reach)
+    legend_above(main, columns=len(samples) + 3, handles=[*main.get_legend_handles_labels()[0], without])
     ratio.set_ylabel("obs. / exp.", loc="center")
     ratio.set_xlabel("bin of classifier output, by increasing signal-to-background ratio")
     return drawn

@@ -42,11 +42,17 @@ def training(histories: Mapping[str, Any], *, columns: int = 3) -> Figure:
         held_out = numbers(data["validation"])
         best = [int(np.argmin(np.abs(steps - step))) for step in data["best_step"]]
         axes.plot(
-            steps[best], held_out[best, np.arange(len(best))], "o", color=BLUE, markersize=3.5, label="kept state"
+            steps[best],
+            held_out[best, np.arange(len(best))],
+            "o",
+            color=BLUE,
+            markersize=3.5,
+            label="kept state",
         )
         axes.set_title(title, fontsize="small")
         axes.set_xlabel("step")
         axes.set_xlim(0.0, 1.03 * steps[-1])
+        axes.minorticks_off()
         axes.ticklabel_format(axis="y", useOffset=False)
     for axes in panels.flat[len(histories) :]:
         axes.remove()

@@ -15,7 +15,7 @@ from neyman.plots.style import (
     ORANGE,
     RED,
     figure,
-    legend_above,
+    label,
     numbers,
     plain,
     styled,
@@ -73,9 +73,7 @@ def pulls_and_impacts(impacts: ImpactsResult | Mapping[str, Any], *, largest: in
     for x in (-1.0, 0.0, 1.0):
         pulls.axvline(x, color=FAINT, linewidth=0.8, linestyle="-" if x == 0.0 else (0, (4, 3)), zorder=0)
 
-    bars.set_yticks(
-        rows, [f"{i['name']}   {n}" if len(ranked) > 1 else i["name"] for n, i in enumerate(ranked, 1)]
-    )
+    bars.set_yticks(rows, [_name(impact["name"]) for impact in ranked])
     for text, impact in zip(bars.get_yticklabels(), ranked, strict=True):
         text.set_color(INK if impact["valid"] else RED)
     bars.set_ylim(len(ranked) - 0.4, -0.6)
@@ -85,7 +83,7 @@ def pulls_and_impacts(impacts: ImpactsResult | Mapping[str, Any], *, largest: in
     pulls.set_xlim(-reach, reach)
     _sides(bars, pulls)
     bars.set_xlabel(f"impact Δ{symbol(data['poi'])}")
-    pulls.set_xlabel("pull (θ̂ − θ₀) / Δθ")
+    pulls.set_xlabel(r"pull $(\hat{\theta} - \theta_0)\,/\,\Delta\theta$")
     handles = [*bars.get_legend_handles_labels()[0], *pulls.get_legend_handles_labels()[0]]
     drawn.legend(handles=handles, loc="outside upper left", ncols=3)
     return drawn
@@ -121,30 +119,36 @@ def correlation(fit: FitResult | Mapping[str, Any], *, names: Sequence[str] | No
     matrix = numbers(data["correlation"])[np.ix_(index, index)]
     n = len(chosen)
     side = min(3.0 + 0.55 * n, 12.0)
-    drawn = figure(side + 0.9, side)
+    drawn = figure(side, side)
     axes = drawn.subplots()
-    image = axes.imshow(matrix, cmap="RdBu_r", vmin=-1.0, vmax=1.0)
+    axes.imshow(matrix, cmap="RdBu_r", vmin=-1.0, vmax=1.0)
     size = float(np.clip(90.0 / n, 4.0, 10.0))
     for i, j in np.ndindex(n, n):
-        value = matrix[i, j]
+        value = float(matrix[i, j])
         if np.isfinite(value):
             colour = "white" if abs(value) > 0.6 else INK
-            axes.text(
-                j, i, f"{100 * value:.0f}".replace("-", "−"), ha="center", va="center", color=colour, fontsize=size
-            )
-    shown = [symbol(name) for name in chosen]
+            axes.text(j, i, _percent(value), ha="center", va="center", color=colour, fontsize=size)
+    shown = [_name(name) for name in chosen]
     axes.set_xticks(range(n), shown, rotation=45, ha="right", rotation_mode="anchor")
     axes.set_yticks(range(n), shown)
     axes.tick_params(which="both", length=0)
     axes.minorticks_off()
-    bar = drawn.colorbar(image, ax=axes, shrink=0.85, pad=0.02, ticks=[-1.0, -0.5, 0.0, 0.5, 1.0])
-    bar.ax.minorticks_off()
     axes.set_title("correlation [%]")
     return drawn
 
 
 def _size(impact: Mapping[str, Any]) -> float:
     return float(np.max(np.abs(np.nan_to_num(numbers([impact["up"], impact["down"]])))))
+
+
+def _name(parameter: str, longest: int = 40) -> str:
+    """Name for an axis; a very long one is cut, or nothing would be left of the figure."""
+    words = symbol(parameter)
+    return label(words if len(words) <= longest else words[: longest - 1] + "…")
+
+
+def _percent(value: float) -> str:
+    return f"{round(100 * value) + 0:d}".replace("-", "−")
 
 
 def _free(best: Mapping[str, Any], name: str) -> str:

@@ -13,7 +13,6 @@ from neyman.plots.style import (
     BLUE,
     FAINT,
     GREY,
-    INK,
     RED,
     Array,
     figure,
@@ -65,9 +64,9 @@ def comparison(rows: Sequence[Mapping[str, Any]], *, poi: str = "mu") -> Figure:
     bars, scans = drawn.subplots(1, 2, width_ratios=[1.3, 1.0])
     colours = [_DESCRIPTIONS[i % len(_DESCRIPTIONS)] for i in range(len(rows))]
     widths = numbers([[row[key] for key, _ in _UNCERTAINTIES] for row in rows])
-    for i, (row, colour) in enumerate(zip(rows, colours, strict=True)):
+    for i, colour in enumerate(colours):
         for j, (key, _) in enumerate(_UNCERTAINTIES):
-            y, value = i + 0.27 * (j - 1), widths[i, j]
+            y, value = i + 0.27 * (j - 1), float(widths[i, j])
             bars.barh(y, np.nan_to_num(value), height=0.22, **_bar(j, colour))
             words = f"{value:.3f}" if np.isfinite(value) else "no valid fit"
             bars.annotate(
@@ -80,7 +79,8 @@ def comparison(rows: Sequence[Mapping[str, Any]], *, poi: str = "mu") -> Figure:
                 fontweight="bold" if key == "syst" else "normal",
             )
     bars.set_yticks(
-        range(len(rows)), [textwrap.fill(f"({_letter(i)}) {label(r['label'])}", 22) for i, r in enumerate(rows)]
+        range(len(rows)),
+        [textwrap.fill(f"({_letter(i)}) {label(r['label'])}", 22) for i, r in enumerate(rows)],
     )
     bars.tick_params(axis="y", which="both", left=False, right=False, labelsize="medium")
     bars.set_ylim(len(rows) - 0.45, -0.55)
@@ -121,8 +121,8 @@ def profile_scan(profile: Profile, *, expected: Profile | None = None) -> Figure
     axes = drawn.subplots()
     low, high = shown.interval()
     if low is not None or high is not None:
-        ends = shown.grid[0] if low is None else low, shown.grid[-1] if high is None else high
-        axes.axvspan(*ends, color=tint(BLUE, 0.15), zorder=0, label="68% interval")
+        left, right = shown.grid[0] if low is None else low, shown.grid[-1] if high is None else high
+        axes.axvspan(left, right, color=tint(BLUE, 0.15), zorder=0, label="68% interval")
     name = "scan"
     if expected is not None:
         name = "observed"
@@ -131,7 +131,7 @@ def profile_scan(profile: Profile, *, expected: Profile | None = None) -> Figure
     levels(axes, {1.0: "68%", 3.841: "95%"})
     axes.set_xlim(shown.grid[0], shown.grid[-1])
     axes.set_ylim(0.0, max(5.0, 1.05 * float(np.nanmax(shown.delta, initial=0.0))))
-    axes.set_xlabel(symbol(shown.parameter))
+    axes.set_xlabel(label(symbol(shown.parameter)))
     axes.set_ylabel(_AXIS)
     axes.set_title(_interval_text(shown, low, high), loc="right")
     legend_above(axes, columns=3)
@@ -162,11 +162,12 @@ def profiles(scans: Mapping[str, Profile], *, columns: int = 3) -> Figure:
             parabola = ((x - shown.best.values[name]) / sigma) ** 2
             axes.plot(x, parabola, color=FAINT, linestyle=(0, (4, 3)), label="parabola of the HESSE error")
         _curve(axes, shown, "profile likelihood")
+        axes.minorticks_off()
         axes.axhline(1.0, color=FAINT, linewidth=0.8, linestyle=":")
         axes.axhline(3.841, color=FAINT, linewidth=0.8, linestyle=":")
         axes.set_xlim(shown.grid[0], shown.grid[-1])
         axes.set_ylim(0.0, max(5.0, 1.05 * float(np.nanmax(shown.delta, initial=0.0))))
-        axes.set_xlabel(symbol(name))
+        axes.set_xlabel(label(symbol(name)))
     for axes in panels.flat[len(scans) :]:
         axes.remove()
     for axes in panels[:, 0]:
@@ -239,7 +240,7 @@ def _restore(profile: Profile) -> ProfileResult:
 
 def _interval_text(profile: ProfileResult, low: float | None, high: float | None) -> str:
     value = profile.best.values[profile.parameter]
-    text = f"{symbol(profile.parameter)} = {value:.3g}"
+    text = f"{label(symbol(profile.parameter))} = {value:.3g}"
     for end in (high, low):
         text += f" {end - value:+.2g}" if end is not None else " (open)"
     return text.replace("-", "−")

@@ -7,7 +7,9 @@ labels. `save` writes a finished figure in the same style.
 from __future__ import annotations
 
 import functools
+import io
 import math
+import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -83,13 +85,17 @@ def context() -> Iterator[None]:
 
 
 def styled(draw: Callable[P, Figure]) -> Callable[P, Figure]:
-    """Run a drawing function in the style and lay its figure out."""
+    """Run a drawing function in the style, then lay its figure out once.
+
+    The layout is kept as it is from then on; ``figure.set_layout_engine("constrained")`` adapts it to what is added.
+    """
 
     @functools.wraps(draw)
     def wrapper(*args: P.args, **kwargs: P.kwargs) -> Figure:
         with context():
             drawn = draw(*args, **kwargs)
             drawn.draw_without_rendering()  # ticks are made on first drawing, from the rcParams of that moment
+            drawn.set_layout_engine("none")
             return drawn
 
     return wrapper
@@ -104,12 +110,16 @@ def figure(width: float, height: float) -> Figure:
 
 
 def save(drawn: Figure, path: Path, *, scale: float = 2.0) -> None:
-    """Write a figure; the suffix of `path` chooses PNG (at `scale` pixels a screen pixel) or PDF."""
+    """Write a figure; the suffix of `path` chooses PNG (at `scale` pixels a screen pixel, 128 colours) or PDF."""
     with context():
-        options: dict[str, Any] = {"dpi": scale * SCREEN_DPI}
-        if path.suffix == ".pdf":  # the same figure gives the same bytes
-            options["metadata"] = {"CreationDate": None}
-        drawn.savefig(path, **options)
+        if path.suffix == ".pdf":  # without a date the same figure gives the same bytes
+            drawn.savefig(path, metadata={"CreationDate": None})
+            return
+        buffer = io.BytesIO()
+        drawn.savefig(buffer, format="png", dpi=scale * SCREEN_DPI)
+    image = optional("PIL.Image", "plot")
+    full = image.open(buffer).convert("RGB")
+    full.quantize(128, method=image.Quantize.MEDIANCUT, dither=image.Dither.NONE).save(path, optimize=True)
 
 
 def plain(result: Any) -> Mapping[str, Any]:
@@ -130,6 +140,7 @@ def symbol(parameter: str) -> str:
 
 def label(text: str) -> str:
     """Return `text` for an axis: what is not valid mathtext is shown as it is."""
+    text = re.sub("([A-Za-z])\u0304", r"$\\bar{\1}$", text)  # few fonts place a combining bar well
     if text.count("$") >= 2:
         parser = optional("matplotlib.mathtext", "plot").MathTextParser("path")
         try:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from neyman.errors import NeymanError, WorkspaceError
 from neyman.files import sha256
 from neyman.workspace.documents import Channel
+from neyman.workspace.pyhf_schema import check_schema
 from neyman.workspace.store import Workspace, log_ratio_columns, read
 
 _NORMALISATION_TOLERANCE = 0.1
@@ -60,14 +62,11 @@ def validate(path: str | os.PathLike[str]) -> list[Check]:
     return checks
 
 
-def _binned(spec: dict[str, object]) -> Check:
-    from pyhf.exceptions import InvalidSpecification
-    from pyhf.schema import validate as check_schema
-
+def _binned(spec: dict[str, Any]) -> Check:
     try:
-        check_schema(spec, "workspace.json")
-    except InvalidSpecification as error:
-        return Check("pyhf schema", False, str(error).strip().splitlines()[0])
+        check_schema(spec, "workspace")
+    except WorkspaceError as error:
+        return Check("pyhf schema", False, str(error))
     return Check("pyhf schema", True, "binned.json is a valid pyhf workspace")
 
 

@@ -1,0 +1,185 @@
+"""`inspect`: what a ROOT file, Parquet file, model, pyhf JSON or workspace folder holds."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from neyman.errors import InputError
+from neyman.networks import Model
+from neyman.workspace import Workspace, read
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """What was found.
+
+    Parameters
+    ----------
+    kind
+        One phrase.
+    sections
+        Title to rows; the rows of a section have the same keys.
+    """
+
+    kind: str
+    sections: Mapping[str, Sequence[Mapping[str, Any]]]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain data."""
+        return asdict(self)
+
+
+def inspect(path: str | os.PathLike[str]) -> Inspection:
+    """Tell what `path` holds.
+
+    Raises
+    ------
+    InputError
+        When it does not exist or is of no known kind.
+    WorkspaceError
+        When it is a broken model or workspace.
+    """
+    place = Path(path)
+    if not place.exists():
+        raise InputError(f"{place.name!r} does not exist", where=str(place))
+    if place.is_dir():
+        files = sorted(place.glob("*.safetensors"))
+        return _models(files) if files else _workspace(read(place))
+    kinds: dict[str, Callable[[Path], Inspection]] = {
+        ".root": _root,
+        ".parquet": _parquet,
+        ".safetensors": lambda p: _models([p]),
+        ".json": lambda p: _workspace(read(p)),
+    }
+    if place.suffix not in kinds:
+        raise InputError(
+            f"{place.name!r} is of no known kind",
+            where=str(place),
+            expected=f"a folder or one of {', '.join(kinds)}",
+        )
+    return kinds[place.suffix](place)
+
+
+def _root(path: Path) -> Inspection:
+    import uproot
+
+    try:
+        with uproot.open(path) as file:
+            classes = file.classnames()
+            contents = [{"name": key.partition(";")[0], "class": classes[key]} for key in classes]
+            sections: dict[str, list[dict[str, Any]]] = {"contents": contents}
+            for key, kind in classes.items():
+                if kind in ("TTree", "ROOT::RNTuple"):
+                    tree = file[key]
+                    sections[f"{key.partition(';')[0]}: {tree.num_entries} entries"] = [
+                        {"branch": name, "type": str(getattr(tree[name], "typename", ""))}
+                        for name in tree.keys()  # noqa: SIM118
+                    ]
+    except Exception as error:
+        raise InputError(f"{path.name} is not a readable ROOT file: {error}", where=str(path)) from error
+    return Inspection("ROOT file", sections)
+
+
+def _parquet(path: Path) -> Inspection:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        file = pq.ParquetFile(path)
+        rows = []
+        for field in file.schema_arrow:
+            row = {"column": field.name, "type": str(field.type), "mean": None, "min": None, "max": None}
+            if pa.types.is_floating(field.type) or pa.types.is_integer(field.type):
+                values = file.read([field.name]).column(0).to_numpy()
+                if len(values):
+                    row |= {
+                        "mean": float(np.mean(values)),
+                        "min": float(np.min(values)),
+                        "max": float(np.max(values)),
+                    }
+            rows.append(row)
+    except (pa.ArrowException, OSError) as error:
+        raise InputError(f"{path.name} is not a readable Parquet file: {error}", where=str(path)) from error
+    return Inspection(f"Parquet file, {file.metadata.num_rows} rows", {"columns": rows})
+
+
+def _models(paths: Sequence[Path]) -> Inspection:
+    rows = []
+    for path in paths:
+        d = Model.load(path).description
+        rows.append(
+            {
+                "model": path.name.removesuffix(".safetensors"),
+                "output": d.kind,
+                "members": d.members,
+                "hidden": " x ".join(map(str, d.hidden)),
+                "nuisance inputs": ", ".join(d.parameters) or "none",
+                "features": ", ".join(d.features),
+                "notes": "; ".join(f"{k}: {v}" for k, v in d.notes.items()),
+            }
+        )
+    return Inspection("trained networks" if len(rows) > 1 else "trained network", {"models": rows})
+
+
+def _workspace(workspace: Workspace) -> Inspection:
+    sections: dict[str, list[dict[str, Any]]] = {}
+    if workspace.binned is not None:
+        observed = {o["name"]: o["data"] for o in workspace.binned.get("observations", [])}
+        sections["binned channels"] = [
+            {
+                "channel": c["name"],
+                "bins": len(c["samples"][0]["data"]),
+                "expected": float(sum(sum(s["data"]) for s in c["samples"])),
+                "observed": float(sum(observed.get(c["name"], []))),
+                "samples": ", ".join(s["name"] for s in c["samples"]),
+            }
+            for c in workspace.binned.get("channels", [])
+        ]
+    if workspace.unbinned is not None:
+        sections["unbinned channels"] = [
+            {
+                "channel": c.name,
+                "events": len(workspace.events(c, c.data)[0]),
+                "reference events": len(workspace.events(c, c.reference)[0]),
+                "expected": float(sum(s.expected for s in c.samples)),
+                "samples": ", ".join(s.name for s in c.samples),
+                "replaces": ", ".join(c.replaces),
+            }
+            for c in workspace.unbinned.channels
+        ]
+    sections["parameters"] = _parameters(workspace)
+    if workspace.manifest is not None:
+        sections["versions"] = [{"package": k, "version": v} for k, v in workspace.manifest.versions.items()]
+    return Inspection("workspace", sections)
+
+
+def _parameters(workspace: Workspace) -> list[dict[str, Any]]:
+    acting: dict[str, dict[str, set[str]]] = {}
+    binned = workspace.binned or {"channels": []}
+    uses = [
+        (m["name"], m["type"], f"{c['name']}/{s['name']}")
+        for c in binned.get("channels", [])
+        for s in c["samples"]
+        for m in s["modifiers"]
+    ]
+    if workspace.unbinned is not None:
+        uses += [
+            (m.name, m.type, f"{c.name}/{s.name}")
+            for c in workspace.unbinned.channels
+            for s in c.samples
+            for m in s.modifiers
+        ]
+    for name, kind, place in uses:
+        entry = acting.setdefault(name, {"types": set(), "places": set()})
+        entry["types"].add(kind)
+        entry["places"].add(place)
+    return [
+        {"parameter": name, "types": ", ".join(sorted(e["types"])), "acts on": ", ".join(sorted(e["places"]))}
+        for name, e in acting.items()
+    ]

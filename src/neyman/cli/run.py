@@ -1,0 +1,98 @@
+"""`neyman run`: the whole analysis."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import click
+
+from neyman.cli.output import json_option, reported, table, write_json
+
+
+@click.command(name="run")
+@click.argument("config", type=click.Path(dir_okay=False))
+@click.option("--output", "-o", default="out", show_default=True, help="Folder for everything that is made.")
+@click.option(
+    "--data",
+    type=click.Path(file_okay=False),
+    help="Folder of the ROOT files, instead of the configured one.",
+)
+@click.option("--executor", type=click.Choice(["iterative", "threads", "dask"]), help="coffea executor.")
+@click.option("--workers", type=click.IntRange(1), help="Threads or Dask workers.")
+@click.option("--dask", "client", metavar="ADDRESS", help="Address of a running Dask scheduler.")
+@json_option
+@reported
+def command(
+    config: str,
+    output: str,
+    data: str | None,
+    executor: Any,
+    workers: int | None,
+    client: str | None,
+    as_json: bool,
+) -> None:
+    """Run the analysis described by CONFIG (an analysis.toml).
+
+    Events, training, workspace, fits and report are steps. A finished step is kept as long as its configuration,
+    inputs and code do not change: stop with Ctrl-C at any time and run the same command again.
+    """
+    from neyman.analysis import run
+
+    with _reporter(as_json) as reporter:
+        done = run(
+            config,
+            output=output,
+            data=data,
+            executor="dask" if client and not executor else executor,
+            workers=workers,
+            client=client,
+            reporter=reporter,
+        )
+    if as_json:
+        write_json({"output": str(done.output.resolve()), **done.results})
+        return
+    rows = [(r["label"], r["stat"], r["syst"], r["with_simulation"]) for r in done.results["comparison"]]
+    table(
+        "Expected uncertainty of the signal strength",
+        ("description of the same events", "statistical", "with systematics", "and simulation statistics"),
+        rows,
+    )
+    click.echo(f"Report:    {done.output / 'report' / 'index.html'}")
+    click.echo(f"Workspace: {done.output / 'workspace'}")
+
+
+@contextmanager
+def _reporter(quiet: bool) -> Iterator[Any]:
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+    columns = (TextColumn("{task.description:28}"), BarColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), disable=quiet) as progress:
+        yield _Shown(progress)
+
+
+class _Shown:
+    """One progress line a step."""
+
+    def __init__(self, progress: Any) -> None:
+        self._progress = progress
+        self._task: Any = None
+
+    def step(self, name: str, state: str) -> None:
+        self._finish()
+        self._task = self._progress.add_task(
+            f"{name} (kept)" if state == "kept" else name, total=1 if state == "kept" else None
+        )
+        if state == "kept":
+            self._finish()
+
+    def progress(self, name: str, done: int, total: int) -> None:  # noqa: ARG002
+        self._progress.update(self._task, completed=done, total=total)
+
+    def _finish(self) -> None:
+        if self._task is not None:
+            task = self._progress.tasks[self._task]
+            self._progress.update(self._task, completed=task.total or 1, total=task.total or 1)
+            self._task = None

@@ -1,0 +1,159 @@
+"""Small likelihoods with known answers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Self
+
+import numpy as np
+import pytest
+import torch
+
+from neyman.errors import LikelihoodError
+from neyman.likelihood import Constraint, Derivatives, Likelihood, Parameter
+
+
+@dataclass(frozen=True)
+class CountingTerm:
+    """Poisson counts with a rate that is any torch function of the parameters, differentiated by torch."""
+
+    parameters: tuple[Parameter, ...]
+    rate: Callable[[torch.Tensor], torch.Tensor]
+    data: torch.Tensor
+    name: str = "counting"
+
+    def evaluate(self, theta: torch.Tensor, order: int = 0) -> Derivatives:
+        if bool((self.rate(theta) <= 0.0).any()):
+            raise LikelihoodError("the rate is not positive")
+
+        def value(t: torch.Tensor) -> torch.Tensor:
+            rate = self.rate(t)
+            return 2.0 * (rate - self.data * torch.log(rate) + torch.lgamma(self.data + 1.0)).sum()
+
+        gradient = torch.func.grad(value)(theta) if order else None
+        hessian = torch.func.hessian(value)(theta) if order > 1 else None
+        return Derivatives(value(theta), gradient, hessian)
+
+    def with_data(self, data: torch.Tensor) -> Self:
+        return replace(self, data=data)
+
+    def expected_data(self, theta: torch.Tensor) -> torch.Tensor:
+        return self.rate(theta)
+
+    def sample(self, theta: torch.Tensor, generator: np.random.Generator) -> torch.Tensor:
+        return torch.tensor(generator.poisson(self.rate(theta).numpy()), dtype=torch.float64)
+
+
+@dataclass(frozen=True)
+class GaussianTerm:
+    """Measurements ``data ~ N(design @ theta, sigma)``; -2 ln L without constants."""
+
+    parameters: tuple[Parameter, ...]
+    design: torch.Tensor
+    sigma: torch.Tensor
+    data: torch.Tensor
+    name: str = "gaussian"
+
+    def evaluate(self, theta: torch.Tensor, order: int = 0) -> Derivatives:
+        weighted = self.design / self.sigma[:, None]
+        residual = weighted @ theta - self.data / self.sigma
+        return Derivatives(residual @ residual, 2.0 * weighted.T @ residual, 2.0 * weighted.T @ weighted)
+
+    def with_data(self, data: torch.Tensor) -> Self:
+        return replace(self, data=data)
+
+    def expected_data(self, theta: torch.Tensor) -> torch.Tensor:
+        return self.design @ theta
+
+    def sample(self, theta: torch.Tensor, generator: np.random.Generator) -> torch.Tensor:
+        noise = torch.from_numpy(generator.normal(size=len(self.sigma)))
+        return self.design @ theta + self.sigma * noise
+
+
+@dataclass(frozen=True)
+class FunctionTerm:
+    """-2 ln L is any torch function; it has no data."""
+
+    parameters: tuple[Parameter, ...]
+    function: Callable[[torch.Tensor], torch.Tensor]
+    data: None = None
+    name: str = "function"
+
+    def evaluate(self, theta: torch.Tensor, order: int = 0) -> Derivatives:
+        gradient = torch.func.grad(self.function)(theta) if order else None
+        hessian = torch.func.hessian(self.function)(theta) if order > 1 else None
+        return Derivatives(self.function(theta), gradient, hessian)
+
+    def with_data(self, data: None) -> Self:
+        return self
+
+    def expected_data(self, theta: torch.Tensor) -> None:
+        return None
+
+    def sample(self, theta: torch.Tensor, generator: np.random.Generator) -> None:
+        return None
+
+
+def free(name: str, init: float = 1.0, lower: float = -10.0, upper: float = 10.0) -> Parameter:
+    return Parameter(name, init, lower, upper)
+
+
+def nuisance(name: str, observed: float = 0.0, scale: float = 1.0) -> Parameter:
+    return Parameter(name, 0.0, -10.0, 10.0, constraint=Constraint("normal", observed, scale))
+
+
+def _counting(
+    rate: Callable[[torch.Tensor], torch.Tensor], counts: Sequence[float], *parameters: Parameter
+) -> Likelihood:
+    return Likelihood([CountingTerm(parameters, rate, torch.tensor(counts, dtype=torch.float64))])
+
+
+def _gaussian(
+    design: Sequence[Sequence[float]],
+    sigma: Sequence[float],
+    data: Sequence[float],
+    parameters: Sequence[Parameter],
+) -> Likelihood:
+    arrays = (torch.tensor(a, dtype=torch.float64) for a in (design, sigma, data))
+    return Likelihood([GaussianTerm(tuple(parameters), *arrays)])
+
+
+def _function(function: Callable[[torch.Tensor], torch.Tensor], *parameters: Parameter) -> Likelihood:
+    return Likelihood([FunctionTerm(parameters, function)])
+
+
+@pytest.fixture
+def counting() -> Callable[..., Likelihood]:
+    """``counting(rate, counts, *parameters)``."""
+    return _counting
+
+
+@pytest.fixture
+def gaussian() -> Callable[..., Likelihood]:
+    """``gaussian(design, sigma, data, parameters)``."""
+    return _gaussian
+
+
+@pytest.fixture
+def function() -> Callable[..., Likelihood]:
+    """``function(f, *parameters)``."""
+    return _function
+
+
+@pytest.fixture
+def one_bin() -> Likelihood:
+    """One bin, n = 100 expected and seen, a 10% uncertainty on the normalisation: the textbook example."""
+    return _counting(lambda t: 100.0 * t[:1] + 10.0 * t[1:], [100.0], free("mu", 1.0, 0.0), nuisance("alpha"))
+
+
+@pytest.fixture
+def linear() -> tuple[Likelihood, np.ndarray]:
+    """Linear Gaussian model of `mu`, a constrained `tes` and `jes` (0.5 wide) and a free `norm`, with its exact
+    covariance."""
+    design = [[1.0, 0.7, -0.4, 0.2], [0.3, 1.0, 0.2, 0.0], [0.5, 0.0, 1.0, 1.0], [1.0, 0.0, 0.3, -1.0]]
+    sigma = [0.5, 0.8, 1.5, 0.7]
+    parameters = [free("mu"), nuisance("tes"), nuisance("jes", 0.2, 0.5), free("norm", 0.0)]
+    lh = _gaussian(design, sigma, [1.3, 0.4, 0.8, 0.6], parameters)
+    weighted = np.array(design) / np.array(sigma)[:, None]
+    return lh, np.linalg.inv(weighted.T @ weighted + np.diag([0.0, 1.0, 4.0, 0.0]))

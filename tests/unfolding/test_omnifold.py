@@ -1,0 +1,239 @@
+"""OmniFold against Gaussians of known truth and against its own rule worked out with histograms."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+from numpy.typing import NDArray
+
+import neyman as ny
+from neyman.errors import ConfigError, InputError, TrainingError
+from neyman.networks import MLP
+from neyman.training import Settings
+from neyman.unfolding import OmniFold, Unfolding
+
+N = 10_000
+EFFICIENCY = 0.9
+NETWORK = MLP((20, 20))
+SETTINGS = Settings(steps=200, batch_size=512, learning_rate=5e-3, evaluations=10)
+
+
+def table(x: NDArray[Any], weight: NDArray[Any] | None = None) -> ny.EventTable:
+    return ny.EventTable(("x",), x[:, None], np.ones(len(x)) if weight is None else weight)
+
+
+def sample(mean: float, width: float, seed: int) -> tuple[NDArray[Any], NDArray[Any], NDArray[np.bool_]]:
+    """Truth, its smeared value, and whether it is reconstructed."""
+    rng = np.random.default_rng(seed)
+    truth = rng.normal(mean, width, N)
+    return truth, truth + rng.normal(0.0, 0.5, N), rng.random(N) < EFFICIENCY
+
+
+TRUTH, RECO, PASSES = sample(0.0, 1.0, 1)
+_, DATA, OBSERVED = sample(0.4, 0.85, 2)
+
+
+def unfold(mode: str, **settings: Any) -> Unfolding:
+    omnifold = OmniFold(iterations=3, ensemble=3, mode=mode, network=NETWORK, settings=SETTINGS)  # type: ignore[arg-type]
+    return replace(omnifold, **settings).fit(
+        table(DATA[OBSERVED]), table(RECO), table(TRUTH), passes_reconstruction=PASSES, seed=3
+    )
+
+
+@pytest.fixture(scope="module", params=["parallel", "step"])
+def gaussian(request: pytest.FixtureRequest) -> Unfolding:
+    return unfold(request.param)
+
+
+def test_gaussian_truth_is_recovered(gaussian: Unfolding) -> None:
+    mean = np.average(TRUTH, weights=gaussian.unfolded)
+    width = np.sqrt(np.average((TRUTH - mean) ** 2, weights=gaussian.unfolded))
+    assert mean == pytest.approx(0.4, abs=0.035)
+    assert width == pytest.approx(0.85, abs=0.04)
+    for push in gaussian.members:
+        assert np.average(TRUTH, weights=push) == pytest.approx(0.4, abs=0.05)
+
+
+def test_yield_is_the_data_corrected_for_efficiency(gaussian: Unfolding) -> None:
+    assert gaussian.unfolded.sum() == pytest.approx(OBSERVED.sum() / PASSES.mean(), rel=3e-3)
+    assert 0.5 * N < gaussian.effective_size < N
+
+
+def test_histogram_and_files(gaussian: Unfolding, tmp_path: Path) -> None:
+    edges = [-3.0, -1.0, 0.0, 1.0, 3.0]
+    h = gaussian.histogram(TRUTH, edges)
+    values, _ = np.histogram(TRUTH, edges, weights=gaussian.unfolded)
+    squares, _ = np.histogram(TRUTH, edges, weights=gaussian.unfolded**2)
+    np.testing.assert_allclose(h.values(), values, rtol=1e-9)
+    np.testing.assert_allclose(h.variances(), squares, rtol=1e-9)
+    assert h.sum(flow=True).value == pytest.approx(gaussian.unfolded.sum())
+    one = gaussian.histogram(TRUTH, edges, member=1)
+    np.testing.assert_allclose(
+        one.values(), np.histogram(TRUTH, edges, weights=gaussian.members[1])[0], rtol=1e-9
+    )
+
+    gaussian.to_parquet(tmp_path / "weights.parquet")
+    stored = pq.read_table(tmp_path / "weights.parquet")
+    assert stored.column_names == ["weight", "push", "passes_truth", "push_0", "push_1", "push_2"]
+    np.testing.assert_array_equal(stored["push_2"].to_numpy(), gaussian.members[2])
+    np.testing.assert_allclose(stored["push"].to_numpy(), gaussian.members.mean(axis=0), rtol=1e-6)
+    record = json.loads(json.dumps(gaussian.to_dict()))
+    assert [(s["iteration"], s["level"]) for s in record["steps"]] == [
+        (i, level) for i in range(3) for level in ("detector", "particle")
+    ]
+
+
+def test_aggregation_can_be_chosen_afterwards(gaussian: Unfolding) -> None:
+    median = replace(gaussian, aggregate="median").push
+    np.testing.assert_allclose(median, np.median(gaussian.members, axis=0), rtol=1e-6)
+
+
+def test_parallel_members_are_independent_unfoldings() -> None:
+    two = unfold("parallel", iterations=2, ensemble=2)
+    one = unfold("parallel", iterations=2, ensemble=1)
+    np.testing.assert_allclose(two.members[0], one.members[0], rtol=1e-3)
+    assert np.abs(two.members[1] / two.members[0] - 1.0).mean() > 1e-3
+
+
+def test_step_members_share_the_weights_of_earlier_steps() -> None:
+    """After the same first step, members differ by their own training alone: they are closer than in parallel."""
+    spread = {
+        mode: float(np.mean(unfold(mode, iterations=2).members.std(axis=0))) for mode in ("parallel", "step")
+    }
+    assert spread["step"] < spread["parallel"]
+
+
+def test_same_seed_same_weights() -> None:
+    first, second = (unfold("step", iterations=1, ensemble=2).members for _ in range(2))
+    np.testing.assert_array_equal(first, second)
+
+
+@pytest.mark.parametrize("mode", ["parallel", "step"])
+def test_weights_stay_one_where_data_is_the_simulation(mode: str) -> None:
+    omnifold = OmniFold(iterations=2, ensemble=2, mode=mode, network=NETWORK, settings=SETTINGS)  # type: ignore[arg-type]
+    result = omnifold.fit(table(RECO), table(RECO), table(TRUTH), seed=1)
+    np.testing.assert_allclose(result.push, 1.0, atol=0.02)
+    assert not any(all(step.separates) for step in result.steps)
+
+
+def by_histogram(
+    data: NDArray[Any],
+    reco: NDArray[Any],
+    truth: NDArray[Any],
+    weight: NDArray[Any],
+    passes: Any,
+    iterations: int,
+) -> NDArray[Any]:
+    """The same rule with exact ratios of discrete distributions: -1 marks an event that fails a level."""
+    push = np.ones(len(truth))
+    for _ in range(iterations):
+        observed = np.bincount(data, minlength=3)
+        folded = np.bincount(reco[passes[0]], (weight * push)[passes[0]], minlength=3)
+        pull = push.copy()
+        pull[passes[0]] *= (observed / folded)[reco[passes[0]]]
+        for value in (0, 1, 2, -1):
+            chosen = np.where(passes[1], truth, -1) == value
+            push[chosen] = np.average(pull[chosen], weights=weight[chosen])
+    return push
+
+
+def test_discrete_case_with_misses_and_fakes_follows_the_rule() -> None:
+    """Three truth bins, migrations, efficiency by bin, 10% fakes, twice the simulation's yield, weighted events."""
+    rng = np.random.default_rng(5)
+    response = np.array([[0.7, 0.3, 0.0], [0.2, 0.6, 0.2], [0.0, 0.3, 0.7]])
+    efficiency = np.array([0.7, 0.8, 0.9])
+
+    def draw(n: int, p: list[float]) -> tuple[NDArray[Any], NDArray[Any], tuple[NDArray[Any], NDArray[Any]]]:
+        truth = rng.choice(3, n, p=p)
+        reco = (rng.random(n)[:, None] > np.cumsum(response[truth], axis=1)).sum(axis=1).clip(0, 2)
+        fake = rng.random(n) < 0.1
+        reco[fake] = rng.choice(3, fake.sum())
+        return truth, reco, (fake | (rng.random(n) < efficiency[truth]), ~fake)
+
+    truth, reco, passes = draw(20_000, [0.4, 0.35, 0.25])
+    _, observed, seen = draw(20_000, [0.25, 0.35, 0.4])
+    weight = rng.choice([0.3, 0.5, 0.7], len(truth))
+    data = observed[seen[0]]
+    omnifold = OmniFold(iterations=2, ensemble=2, network=NETWORK, settings=SETTINGS)
+    result = omnifold.fit(
+        table(data),
+        table(np.where(passes[0], reco, 50.0), weight),
+        table(np.where(passes[1], truth, -50.0), weight),
+        passes_reconstruction=passes[0],
+        passes_truth=passes[1],
+        seed=2,
+    )
+    exact = by_histogram(data, reco, truth, weight, passes, iterations=2)
+    assert exact.min() < 1.7 < 2.3 < exact.max()
+    np.testing.assert_allclose(result.push, exact, rtol=0.05)
+    h = result.histogram(truth, [-0.5, 0.5, 1.5, 2.5])
+    np.testing.assert_allclose(
+        h.values(), np.bincount(truth[passes[1]], (weight * exact)[passes[1]]), rtol=0.04
+    )
+    assert result.unfolded[~passes[1]].max() == 0.0
+
+
+def test_input_errors() -> None:
+    fit = OmniFold(iterations=1, ensemble=1, network=NETWORK, settings=SETTINGS).fit
+    data, reco, truth = table(DATA), table(RECO), table(TRUTH)
+    with pytest.raises(InputError, match="10000 events at detector and 9999 at particle level"):
+        fit(data, reco, table(TRUTH[1:]), seed=1)
+    with pytest.raises(InputError, match=r"data have the features y\n.*simulation: x"):
+        fit(replace(data, features=("y",)), reco, truth, seed=1)
+    with pytest.raises(InputError, match="no simulated event passes both"):
+        fit(data, reco, truth, passes_reconstruction=PASSES, passes_truth=~PASSES, seed=1)
+    with pytest.raises(InputError, match=r"passes_truth is bool of shape \(3,\)"):
+        fit(data, reco, truth, passes_truth=[True, False, True], seed=1)
+    with pytest.raises(InputError, match="passes_reconstruction is int64"):
+        fit(data, reco, truth, passes_reconstruction=np.ones(N, dtype=np.int64), seed=1)
+    weight = np.ones(N)
+    weight[7] = 2.0
+    with pytest.raises(
+        InputError, match="event 7 has the weight 1 at detector level and 2 at particle level"
+    ):
+        fit(data, reco, table(TRUTH, weight), seed=1)
+    with pytest.raises(TrainingError, match="events whose weights sum to -"):
+        fit(data.scaled(-1.0), reco, truth, seed=1)
+
+
+def test_configuration_errors() -> None:
+    with pytest.raises(ConfigError, match="0 iterations"):
+        OmniFold(iterations=0)
+    with pytest.raises(ConfigError, match="unknown mode 'both'"):
+        OmniFold(mode="both")  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="at least 3 members"):
+        OmniFold(ensemble=2, aggregate="truncated_mean")
+    with pytest.raises(InputError, match="unknown aggregate 'max'"):
+        OmniFold(aggregate="max")  # type: ignore[arg-type]
+
+
+def test_an_exploding_ratio_is_an_error() -> None:
+    class Explosive:
+        def numerator(self, z: torch.Tensor) -> torch.Tensor:
+            return torch.nn.functional.softplus(-z)
+
+        def denominator(self, z: torch.Tensor) -> torch.Tensor:
+            return torch.nn.functional.softplus(z)
+
+        def log_ratio(self, z: torch.Tensor) -> torch.Tensor:
+            return 1e4 * z
+
+    omnifold = OmniFold(iterations=1, ensemble=1, network=NETWORK, loss=Explosive(), settings=SETTINGS)
+    with pytest.raises(TrainingError, match="the detector-level ratio of member 0 cannot be normalised"):
+        omnifold.fit(table(DATA), table(RECO), table(TRUTH), seed=1)
+
+
+def test_histogram_errors(gaussian: Unfolding) -> None:
+    with pytest.raises(InputError, match=r"the observable has shape \(3,\)"):
+        gaussian.histogram([1.0, 2.0, 3.0], [0, 1])
+    with pytest.raises(InputError, match="x is nan in event 5"):
+        gaussian.histogram(np.where(np.arange(N) == 5, np.nan, TRUTH), [0, 1])
+    with pytest.raises(InputError, match=r"no member 3\n.*0 to 2"):
+        gaussian.histogram(TRUTH, [0, 1], member=3)
