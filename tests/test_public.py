@@ -21,7 +21,17 @@ def test_public_names_are_frozen():
     assert neyman.__all__ == dir(neyman)
     assert set(neyman.__all__) == {
         "__version__",
-        *("EventTable", "Likelihood", "NeymanError", "Scorer", "fit", "fit_toys", "impacts", "profile", "toys"),
+        *(
+            "EventTable",
+            "Likelihood",
+            "NeymanError",
+            "Scorer",
+            "fit",
+            "fit_toys",
+            "impacts",
+            "profile",
+            "toys",
+        ),
         *("analysis", "diagnostics", "events", "inference", "likelihood", "networks", "plots", "ratios"),
         *("sannt", "training", "unfolding", "workspace"),
     }
@@ -38,7 +48,7 @@ def test_unknown_name():
 
 
 def test_importing_neyman_imports_nothing_heavy():
-    heavy = "torch coffea matplotlib awkward uproot pyhf iminuit numpy hist".split()
+    heavy = ["torch", "coffea", "matplotlib", "awkward", "uproot", "pyhf", "iminuit", "numpy", "hist"]
     code = f"import neyman, sys; print([m for m in {heavy} if m in sys.modules])"
     assert run(code).stdout.strip() == "[]"
 
@@ -76,7 +86,9 @@ def test_no_error_is_an_oserror():
 
 
 def test_missing_extra_names_the_command():
-    with pytest.raises(errors.MissingExtraError, match=r"(?s)no_such_module is not installed.*neyman\[plot\]"):
+    with pytest.raises(
+        errors.MissingExtraError, match=r"(?s)no_such_module is not installed.*neyman\[plot\]"
+    ):
         errors.optional("no_such_module", "plot")
 
 

@@ -9,6 +9,7 @@ from typing import Self
 import numpy as np
 import pytest
 import torch
+from torch.autograd import functional as autograd
 
 from neyman.errors import LikelihoodError
 from neyman.likelihood import Constraint, Derivatives, Likelihood, Parameter
@@ -31,8 +32,8 @@ class CountingTerm:
             rate = self.rate(t)
             return 2.0 * (rate - self.data * torch.log(rate) + torch.lgamma(self.data + 1.0)).sum()
 
-        gradient = torch.func.grad(value)(theta) if order else None
-        hessian = torch.func.hessian(value)(theta) if order > 1 else None
+        gradient = autograd.jacobian(value, theta) if order else None
+        hessian = autograd.hessian(value, theta) if order > 1 else None
         return Derivatives(value(theta), gradient, hessian)
 
     def with_data(self, data: torch.Tensor) -> Self:
@@ -58,7 +59,8 @@ class GaussianTerm:
     def evaluate(self, theta: torch.Tensor, order: int = 0) -> Derivatives:
         weighted = self.design / self.sigma[:, None]
         residual = weighted @ theta - self.data / self.sigma
-        return Derivatives(residual @ residual, 2.0 * weighted.T @ residual, 2.0 * weighted.T @ weighted)
+        gradient = 2.0 * weighted.T @ residual if order else None
+        return Derivatives(residual @ residual, gradient, 2.0 * weighted.T @ weighted if order > 1 else None)
 
     def with_data(self, data: torch.Tensor) -> Self:
         return replace(self, data=data)
@@ -81,17 +83,17 @@ class FunctionTerm:
     name: str = "function"
 
     def evaluate(self, theta: torch.Tensor, order: int = 0) -> Derivatives:
-        gradient = torch.func.grad(self.function)(theta) if order else None
-        hessian = torch.func.hessian(self.function)(theta) if order > 1 else None
+        gradient = autograd.jacobian(self.function, theta) if order else None
+        hessian = autograd.hessian(self.function, theta) if order > 1 else None
         return Derivatives(self.function(theta), gradient, hessian)
 
-    def with_data(self, data: None) -> Self:
+    def with_data(self, _data: None) -> Self:
         return self
 
-    def expected_data(self, theta: torch.Tensor) -> None:
+    def expected_data(self, _theta: torch.Tensor) -> None:
         return None
 
-    def sample(self, theta: torch.Tensor, generator: np.random.Generator) -> None:
+    def sample(self, _theta: torch.Tensor, _generator: np.random.Generator) -> None:
         return None
 
 

@@ -42,20 +42,29 @@ def events(n: int, seed: int, weighted: bool = True) -> Events:
 def samples() -> list[UnbinnedSample]:
     return [
         UnbinnedSample(
-            "s", 30.0, "s", (NormFactor("mu"), NormFactor("lumi"), NormSys("tes", 1.02, 0.97)), (UpDownRatio("jes", "s:up", "s:down"),)
+            "s",
+            30.0,
+            "s",
+            (NormFactor("mu"), NormFactor("lumi"), NormSys("tes", 1.02, 0.97)),
+            (UpDownRatio("jes", "s:up", "s:down"),),
         ),
         UnbinnedSample(
             "b",
             200.0,
             "b",
             (NormFactor("lumi"), NormSys("norm", 1.1, 0.92), NormSys("jes", 1.03, 0.98)),
-            (UpDownRatio("jes", "b:up", "b:down"), TabulatedNetwork("tes", NODES, tuple(f"b@{n}" for n in NODES))),
+            (
+                UpDownRatio("jes", "b:up", "b:down"),
+                TabulatedNetwork("tes", NODES, tuple(f"b@{n}" for n in NODES)),
+            ),
         ),
     ]
 
 
 def term(n_data: int = 60, n_reference: int = 80) -> UnbinnedTerm:
-    return UnbinnedTerm("SR", samples(), parameters(), data=events(n_data, 1), reference=events(n_reference, 2))
+    return UnbinnedTerm(
+        "SR", samples(), parameters(), data=events(n_data, 1), reference=events(n_reference, 2)
+    )
 
 
 def slow_value(theta: np.ndarray, data: Events, reference: Events) -> float:
@@ -74,7 +83,10 @@ def slow_value(theta: np.ndarray, data: Events, reference: Events) -> float:
         return float(Polynomial([1.0, *np.linalg.solve(rows, right)])(alpha))
 
     mu, lumi, norm, jes, tes = theta
-    nu = [30.0 * mu * lumi * code4(tes, 1.02, 0.97), 200.0 * lumi * code4(norm, 1.1, 0.92) * code4(jes, 1.03, 0.98)]
+    nu = [
+        30.0 * mu * lumi * code4(tes, 1.02, 0.97),
+        200.0 * lumi * code4(norm, 1.1, 0.92) * code4(jes, 1.03, 0.98),
+    ]
 
     def ratios(c: dict[str, np.ndarray], i: int) -> list[float]:
         poly = np.polyfit(NODES, [c[f"b@{node}"][i] for node in NODES], 4)
@@ -83,7 +95,9 @@ def slow_value(theta: np.ndarray, data: Events, reference: Events) -> float:
             np.exp(np.polyval(poly, tes)) * code4(jes, np.exp(c["b:up"][i]), np.exp(c["b:down"][i])),
         ]
 
-    mean = np.average([ratios(reference.columns, i) for i in range(len(reference))], axis=0, weights=reference.weight)
+    mean = np.average(
+        [ratios(reference.columns, i) for i in range(len(reference))], axis=0, weights=reference.weight
+    )
     total = 2.0 * sum(nu)
     for i in range(len(data)):
         r = ratios(data.columns, i)
@@ -116,7 +130,9 @@ def test_derivatives_are_exact(theta):
     up = [t.evaluate(torch.from_numpy(theta + s), 1) for s in shifts]
     down = [t.evaluate(torch.from_numpy(theta - s), 1) for s in shifts]
     gradient = np.array([float(u.value - d.value) for u, d in zip(up, down, strict=True)]) / (2 * step)
-    hessian = np.stack([(u.gradient - d.gradient).numpy() for u, d in zip(up, down, strict=True)]) / (2 * step)
+    hessian = np.stack([(u.gradient - d.gradient).numpy() for u, d in zip(up, down, strict=True)]) / (
+        2 * step
+    )
     assert full.gradient.numpy() == pytest.approx(gradient, rel=1e-6, abs=1e-4)
     assert full.hessian.numpy() == pytest.approx(hessian, rel=1e-6, abs=1e-4)
     assert np.array_equal(t.evaluate(point, 1).gradient.numpy(), full.gradient.numpy())
@@ -126,7 +142,11 @@ def test_chunks_do_not_matter(monkeypatch):
     whole = term().evaluate(torch.from_numpy(POINTS[1]), 2)
     monkeypatch.setattr("neyman.likelihood.unbinned._CHUNK", 17)
     parts = term().evaluate(torch.from_numpy(POINTS[1]), 2)
-    for a, b in ((whole.value, parts.value), (whole.gradient, parts.gradient), (whole.hessian, parts.hessian)):
+    for a, b in (
+        (whole.value, parts.value),
+        (whole.gradient, parts.gradient),
+        (whole.hessian, parts.hessian),
+    ):
         assert torch.allclose(a, b, rtol=1e-12, atol=1e-9)
 
 
@@ -168,7 +188,9 @@ def test_data_are_swapped_without_touching_the_reference():
     other = events(50, 9)
     swapped = lh.with_data(Data((other,), lh.global_observables))
     assert swapped.terms[0].reference is lh.terms[0].reference
-    rebuilt = Likelihood([UnbinnedTerm("SR", samples(), parameters(), data=other, reference=lh.terms[0].reference)])
+    rebuilt = Likelihood(
+        [UnbinnedTerm("SR", samples(), parameters(), data=other, reference=lh.terms[0].reference)]
+    )
     assert swapped.value(POINTS[1]) == rebuilt.value(POINTS[1])
     assert lh.value(POINTS[1]) != swapped.value(POINTS[1])
 
@@ -209,7 +231,9 @@ def test_two_gaussians_recover_the_exact_fisher_information():
         UnbinnedSample("s", 100.0, "s", (NormFactor("mu"),)),
         UnbinnedSample("b", 1000.0, "b"),
     ]
-    lh = Likelihood([UnbinnedTerm("g", model, [Parameter("mu", 1, 0, 10)], data=reference, reference=reference)])
+    lh = Likelihood(
+        [UnbinnedTerm("g", model, [Parameter("mu", 1, 0, 10)], data=reference, reference=reference)]
+    )
     asimov = lh.asimov([1.0])
     grid = np.linspace(-8, 8, 4001)
     p_s, p_b = (np.exp(-0.5 * (grid - m) ** 2) / np.sqrt(2 * np.pi) for m in (0.5, -0.5))
@@ -219,7 +243,9 @@ def test_two_gaussians_recover_the_exact_fisher_information():
 
 def test_non_positive_density_names_event_and_samples():
     lh = Likelihood([term()])
-    with pytest.raises(LikelihoodError, match=r"(?s)total density of event \d+ is .*channel SR.*s: .* x .*b: "):
+    with pytest.raises(
+        LikelihoodError, match=r"(?s)total density of event \d+ is .*channel SR.*s: .* x .*b: "
+    ):
         lh.value([-1.0 * 60, 1.0, 0.0, 0.0, 0.0])
 
 
@@ -245,7 +271,7 @@ def test_non_finite_log_ratio_names_the_event():
 def test_reference_weights_must_be_positive_in_sum():
     reference = events(10, 2)
     bad = Events(-reference.weight, reference.columns)
-    with pytest.raises(LikelihoodError, match="reference weights sum to .*, not a positive number"):
+    with pytest.raises(LikelihoodError, match=r"reference weights sum to .*, not a positive number"):
         UnbinnedTerm("SR", samples(), parameters(), data=events(10, 1), reference=bad)
 
 

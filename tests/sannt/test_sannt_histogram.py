@@ -78,7 +78,7 @@ def test_gradient_conserves_the_number_of_events() -> None:
 
 @pytest.mark.parametrize("edges", [[0.0, 1.0], [0.0, 0.5, 0.5, 1.0], [0.0, 0.5, float("inf")]])
 def test_unusable_edges(edges: list[float]) -> None:
-    with pytest.raises(ConfigError, match="bin edges .* are not usable"):
+    with pytest.raises(ConfigError, match=r"bin edges .* are not usable"):
         histogram(torch.zeros(2), torch.ones(2), torch.tensor(edges), EdgeKernel())
 
 

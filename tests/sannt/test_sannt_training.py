@@ -66,7 +66,8 @@ def test_sannt_beats_cross_entropy(sannt: SANNT) -> None:
 
 def test_score_and_contents_agree_with_the_exported_histograms(sannt: SANNT) -> None:
     score = sannt.score(SIGNAL)
-    assert 0.0 < score.min() < 0.3 < 0.6 < score.max() < 1.0
+    assert 0.0 < score.min() < 0.3
+    assert 0.6 < score.max() < 1.0
     out = Templates.of({"signal": SIGNAL, "background": BACKGROUND}, [SHIFT], fraction=0.5, seed=1).half(
         held_out=True
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,7 @@ TRUTH, RECO, PASSES = sample(0.0, 1.0, 1)
 _, DATA, OBSERVED = sample(0.4, 0.85, 2)
 
 
+@cache
 def unfold(mode: str, **settings: Any) -> Unfolding:
     omnifold = OmniFold(iterations=3, ensemble=3, mode=mode, network=NETWORK, settings=SETTINGS)  # type: ignore[arg-type]
     return replace(omnifold, **settings).fit(
@@ -96,22 +98,19 @@ def test_aggregation_can_be_chosen_afterwards(gaussian: Unfolding) -> None:
 
 
 def test_parallel_members_are_independent_unfoldings() -> None:
-    two = unfold("parallel", iterations=2, ensemble=2)
-    one = unfold("parallel", iterations=2, ensemble=1)
-    np.testing.assert_allclose(two.members[0], one.members[0], rtol=1e-3)
-    assert np.abs(two.members[1] / two.members[0] - 1.0).mean() > 1e-3
+    three, one = unfold("parallel"), unfold("parallel", ensemble=1)
+    np.testing.assert_allclose(three.members[0], one.members[0], rtol=1e-4)
+    assert np.abs(three.members[1] / three.members[0] - 1.0).mean() > 1e-3
 
 
 def test_step_members_share_the_weights_of_earlier_steps() -> None:
     """After the same first step, members differ by their own training alone: they are closer than in parallel."""
-    spread = {
-        mode: float(np.mean(unfold(mode, iterations=2).members.std(axis=0))) for mode in ("parallel", "step")
-    }
+    spread = {mode: float(np.mean(unfold(mode).members.std(axis=0))) for mode in ("parallel", "step")}
     assert spread["step"] < spread["parallel"]
 
 
 def test_same_seed_same_weights() -> None:
-    first, second = (unfold("step", iterations=1, ensemble=2).members for _ in range(2))
+    first, second = (unfold.__wrapped__("step", iterations=1, ensemble=2).members for _ in range(2))
     np.testing.assert_array_equal(first, second)
 
 
@@ -171,7 +170,8 @@ def test_discrete_case_with_misses_and_fakes_follows_the_rule() -> None:
         seed=2,
     )
     exact = by_histogram(data, reco, truth, weight, passes, iterations=2)
-    assert exact.min() < 1.7 < 2.3 < exact.max()
+    assert exact.min() < 1.7
+    assert exact.max() > 2.3
     np.testing.assert_allclose(result.push, exact, rtol=0.05)
     h = result.histogram(truth, [-0.5, 0.5, 1.5, 2.5])
     np.testing.assert_allclose(

@@ -13,7 +13,10 @@ from neyman.workspace import from_hists
 from neyman.workspace.histograms import Naming, SampleModel
 
 NOMINAL = np.array([40.0, 30.0, 20.0])
-MODELS = {"sig": SampleModel(("mu",), lumi=True), "bkg": SampleModel(normsys={"xsec": (1.1, 0.92)}, lumi=True)}
+MODELS = {
+    "sig": SampleModel(("mu",), lumi=True),
+    "bkg": SampleModel(normsys={"xsec": (1.1, 0.92)}, lumi=True),
+}
 LUMI = [{"name": "lumi", "inits": [1.0], "bounds": [[0.5, 1.5]], "auxdata": [1.0], "sigmas": [0.02]}]
 
 
@@ -30,7 +33,12 @@ def histogram(contents, axis="variation", variances=None):
 
 
 def channels(**variations):
-    return {"SR": {"sig": histogram({"nominal": [2.0, 6.0, 9.0]}), "bkg": histogram({"nominal": NOMINAL} | variations)}}
+    return {
+        "SR": {
+            "sig": histogram({"nominal": [2.0, 6.0, 9.0]}),
+            "bkg": histogram({"nominal": NOMINAL} | variations),
+        }
+    }
 
 
 def test_expected_counts_at_one_sigma_are_the_variations():
@@ -69,7 +77,11 @@ def test_other_naming():
     h = histogram({"central": NOMINAL, "jes_up": 1.1 * NOMINAL, "jes_down": 0.9 * NOMINAL}, axis="systematic")
     naming = Naming("systematic", "central", "_up", "_down")
     spec = from_hists({"SR": {"sig": h}}, {"sig": SampleModel(("mu",))}, naming=naming)
-    assert [m["name"] for m in spec["channels"][0]["samples"][0]["modifiers"]] == ["mu", "jes", "staterror_SR"]
+    assert [m["name"] for m in spec["channels"][0]["samples"][0]["modifiers"]] == [
+        "mu",
+        "jes",
+        "staterror_SR",
+    ]
 
 
 @pytest.mark.parametrize(
@@ -90,7 +102,9 @@ def test_bad_histograms(contents, changes, message):
 
 def test_negative_bin():
     bad = {"SR": {"sig": histogram({"nominal": [1.0, -0.5, 2.0]})}}
-    with pytest.raises(WorkspaceError, match=r"(?s)bin 1 has a negative expectation -0\.5.*channel SR, sample sig"):
+    with pytest.raises(
+        WorkspaceError, match=r"(?s)bin 1 has a negative expectation -0\.5.*channel SR, sample sig"
+    ):
         from_hists(bad, {"sig": SampleModel(("mu",))})
 
 

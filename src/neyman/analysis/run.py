@@ -45,14 +45,17 @@ class Run:
 
     Parameters
     ----------
+    config
+        The configuration.
     output
-        Folder with everything: ``workspace/``, ``model/``, ``results.json``, ``report.html``, ``figures/``.
+        Folder with everything: ``workspace/``, ``model/``, ``results.json``, ``report/``.
     results
         The results document.
     stamps
         The steps with their times.
     """
 
+    config: Config
     output: Path
     results: dict[str, Any]
     stamps: dict[str, Stamp]
@@ -115,7 +118,7 @@ class _Pipeline:
         self._report(measured, workspace)
         results = {**measured.summary, "steps": {s.step: s.seconds for s in self._steps.stamps.values()}}
         write_json(self._output / "results.json", results)
-        return Run(self._output, results, self._steps.stamps)
+        return Run(self._config, self._output, results, self._steps.stamps)
 
     def _events(self, executor: Executor, workers: int, client: Any) -> Simulation:
         from neyman.analysis.simulation import process

@@ -28,10 +28,9 @@ def command(
     from neyman.inference import fit
     from neyman.likelihood import Likelihood
 
+    values = assignments(fixed, "--fix")
     likelihood = Likelihood.load(workspace, prefer="binned" if binned else "unbinned")
-    result = fit(
-        likelihood.asimov() if asimov else likelihood, minos=minos, fixed=assignments(fixed, "--fix")
-    )
+    result = fit(likelihood.asimov() if asimov else likelihood, minos=minos, fixed=values)
     if as_json:
         write_json(result.to_dict())
     else:

@@ -54,9 +54,10 @@ def command(
         write_json({"output": str(done.output.resolve()), **done.results})
         return
     rows = [(r["label"], r["stat"], r["syst"], r["with_simulation"]) for r in done.results["comparison"]]
+    poi = done.config.analysis.poi
     table(
-        "Expected uncertainty of the signal strength",
-        ("description of the same events", "statistical", "with systematics", "and simulation statistics"),
+        f"Expected uncertainty of {poi} from the same events",
+        ("description", "stat.", "+ syst.", "+ MC stat."),
         rows,
     )
     click.echo(f"Report:    {done.output / 'report' / 'index.html'}")

@@ -8,8 +8,7 @@ the order of the chunks. Imports coffea; import it inside functions only.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Executor, as_completed
-from copy import copy
+from concurrent.futures import Executor, Future, as_completed
 from dataclasses import dataclass
 from typing import Any
 
@@ -59,10 +58,23 @@ class PoolExecutor(ExecutorBase):  # type: ignore[misc]
         futures = {self.pool.submit(work, function, item): index for index, item in enumerate(items)}
         try:
             for future in as_completed(futures):
-                yield futures[future], future.result()
+                yield futures[future], _result(future, items[futures[future]])
         finally:
             for future in futures:
                 future.cancel()
+
+
+def _result(future: Future[Any], item: Any) -> Any:
+    try:
+        return future.result()
+    except NeymanError:
+        raise
+    except Exception as error:
+        raise InputError(
+            f"a worker was lost: {type(error).__name__}: {error}",
+            where=_where(item),
+            fix="give the workers more memory, or choose a smaller chunk_size",
+        ) from error
 
 
 def run(function: Callable[[Any], Any], item: Any) -> Any:
@@ -77,8 +89,12 @@ def run(function: Callable[[Any], Any], item: Any) -> Any:
             raise cause from cause.__cause__
         raise InputError(
             f"processing failed: {type(cause).__name__}: {cause}",
-            where=f"{item.filename}, entries {item.entrystart} to {item.entrystop} ({item.dataset})",
+            where=_where(item),
         ) from error
+
+
+def _where(item: Any) -> str:
+    return f"{item.filename}, entries {item.entrystart} to {item.entrystop} ({item.dataset})"
 
 
 def run_remote(function: Callable[[Any], Any], item: Any) -> Any:
@@ -86,5 +102,5 @@ def run_remote(function: Callable[[Any], Any], item: Any) -> Any:
     try:
         return run(function, item)
     except NeymanError as error:
-        bare = copy(error)
+        bare = type(error)(error.what, where=error.where, expected=error.expected, fix=error.fix)
     raise bare

@@ -165,7 +165,7 @@ def _local_client(distributed: Any, workers: int) -> Iterator[Any]:
     with (
         dask.config.set(MALLOC),
         distributed.LocalCluster(
-            n_workers=workers, threads_per_worker=1, processes=True, dashboard_address=None
+            n_workers=workers, threads_per_worker=1, processes=True, dashboard_address=":0"
         ) as cluster,
         distributed.Client(cluster) as client,
     ):

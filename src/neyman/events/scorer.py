@@ -141,7 +141,7 @@ class Scorer:
 
 def matrix(events: Any, features: tuple[str, ...]) -> Array:
     """Return the features of `events` as a finite float32 matrix ``(n_events, n_features)``."""
-    if isinstance(events, np.ndarray) and events.dtype.names is None:
+    if _is_matrix(events):
         x = np.asarray(events, dtype=np.float32)
         if x.ndim != 2 or x.shape[1] != len(features):
             raise InputError(
@@ -162,6 +162,12 @@ def matrix(events: Any, features: tuple[str, ...]) -> Array:
             fix="fill or drop these events before scoring",
         )
     return x
+
+
+def _is_matrix(events: Any) -> bool:
+    if isinstance(events, np.ndarray):
+        return events.dtype.names is None
+    return not isinstance(events, Mapping) and not events.fields
 
 
 def _flat(values: ArrayLike, name: str) -> Array:

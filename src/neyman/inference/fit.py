@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
 from neyman.errors import InferenceError, LikelihoodError
+from neyman.inference.arguments import Fixed, Values, locate, starting_point, tangent
+from neyman.inference.crossing import crossing
 from neyman.inference.minimise import Cost, Minimum, inverse_of, minimise
 from neyman.inference.results import Array, FitResult, MinosError, NamedMatrix, NamedVector
 from neyman.likelihood import Likelihood
-
-Values = FitResult | Mapping[str, float] | ArrayLike | None
-Fixed = Mapping[str, float] | Sequence[str | int] | str | None
 
 
 def fit(
@@ -60,8 +60,13 @@ def fit(
         When a parameter is unknown, `start` or a fixed value is not finite or outside its bounds, or nothing
         is left to fit.
     LikelihoodError
-        When the likelihood is undefined at the start.
+        When the likelihood is undefined or not finite at the start.
     """
+    if strategy not in (0, 1, 2) or not tolerance > 0.0 or (max_calls is not None and max_calls < 1):
+        raise InferenceError(
+            f"MIGRAD cannot run with strategy {strategy}, tolerance {tolerance}, max_calls {max_calls}",
+            expected="strategy 0, 1 or 2, and a positive tolerance and limit",
+        )
     x, free = starting_point(likelihood, start, fixed)
     if not len(free):
         raise InferenceError(
@@ -89,7 +94,6 @@ def fit(
     if at_bounds.any():
         ended = ", ".join(name for name, at in zip(names, at_bounds, strict=True) if at)
         messages.append(f"at a bound: {ended}; HESSE errors are meaningless there, use MINOS or profile")
-    intervals = {likelihood.names[i]: _minos(found, likelihood.names[i], messages) for i in scanned}
     if cost.undefined:
         messages.append(f"stepped back from {cost.undefined} points where {cost.reason}")
 
@@ -100,7 +104,7 @@ def fit(
         full = np.zeros((n, n))
         full[np.ix_(free, free)] = covariance
         errors[free] = np.sqrt(np.diag(covariance))
-    return FitResult(
+    result = FitResult(
         names=likelihood.names,
         values=NamedVector(likelihood.names, x),
         errors=NamedVector(likelihood.names, errors),
@@ -113,10 +117,12 @@ def fit(
         n_value=cost.calls[0],
         n_gradient=cost.calls[1],
         n_hessian=cost.calls[2],
-        minos=intervals,
         messages=tuple(messages),
         minuit=found.minuit,
     )
+    for i in scanned:
+        result = _with_minos(likelihood, result, i)
+    return result
 
 
 def conditional_fit(likelihood: Likelihood, fixed: Mapping[str, float], *, start: Values = None) -> FitResult:
@@ -140,94 +146,23 @@ def conditional_fit(likelihood: Likelihood, fixed: Mapping[str, float], *, start
     )
 
 
-# Arguments ------------------------------------------------------------------------------------------------
+def scan_point(
+    likelihood: Likelihood, held: Mapping[str, float], i: int, value: float, near: FitResult, best: FitResult
+) -> FitResult | None:
+    """Fit with parameter `i` at `value` from the first start that leads to a valid minimum.
 
-
-def locate(likelihood: Likelihood, name: str | int) -> int:
-    """Return the position of a parameter given by name or index; an unknown one is an `InferenceError`."""
-    try:
-        return likelihood.index(name)
-    except LikelihoodError as error:
-        raise InferenceError(error.what, fix=error.fix) from error
-
-
-def vector(likelihood: Likelihood, values: Values) -> Array:
-    """Return a full parameter vector from starting values changed by a mapping, an array or an earlier fit."""
-    if isinstance(values, FitResult):
-        values = values.values
-    if values is None:
-        return likelihood.inits.copy()
-    if isinstance(values, NamedVector) and values.names == likelihood.names:
-        return values.array.copy()
-    if isinstance(values, Mapping):
-        x = likelihood.inits.copy()
-        for name, value in values.items():
-            x[locate(likelihood, name)] = value
-        return x
-    x = np.array(values, dtype=np.float64)
-    if x.shape != likelihood.inits.shape:
-        raise InferenceError(
-            f"expected {len(likelihood.names)} parameter values, got an array of shape {x.shape}",
-            fix="give a mapping of the parameters that differ from the likelihood's own start",
-        )
-    return x
-
-
-def starting_point(likelihood: Likelihood, start: Values, fixed: Fixed) -> tuple[Array, NDArray[np.intp]]:
-    """Return the full vector to start from and the positions of the free parameters, both checked."""
-    lower, upper = likelihood.bounds.T
-    x, held = vector(likelihood, start), likelihood.fixed | (lower == upper)
-    if isinstance(fixed, Mapping):
-        for name, value in fixed.items():
-            x[locate(likelihood, name)] = value
-    held_names: Sequence[str | int] = [fixed] if isinstance(fixed, str) else list(fixed or ())
-    for key in held_names:
-        held[locate(likelihood, key)] = True
-    for wrong, words in ((~np.isfinite(x), "not finite"), ((x < lower) | (x > upper), "outside its bounds")):
-        for i in np.nonzero(wrong)[0]:
-            raise InferenceError(
-                f"the {'fixed value' if held[i] else 'start'} {x[i]} of parameter {likelihood.names[i]!r} is {words}",
-                expected=f"a value in [{lower[i]:g}, {upper[i]:g}]",
-            )
-    return x, np.nonzero(~held)[0]
-
-
-def held_values(likelihood: Likelihood, fixed: Fixed, best: FitResult | None) -> dict[str, float]:
-    """Return all fixed parameters with their values: those of `best` unless `fixed` says otherwise.
-
-    Raises
-    ------
-    InferenceError
-        When `best` was fitted with other parameters fixed.
+    The starts are the tangent from `near`, `near` itself and `best`. None when the likelihood is undefined at
+    all of them.
     """
-    if best is None or fixed is not None:
-        x, free = starting_point(likelihood, None, fixed)
-        held = {name: float(x[i]) for i, name in enumerate(likelihood.names) if i not in set(free)}
-    else:
-        held = {name: best.values[name] for name in best.fixed}
-    if best is not None and held != {name: best.values[name] for name in best.fixed}:
-        raise InferenceError(
-            "the best fit was made with other parameters fixed",
-            expected=f"fixed: {held}",
-            fix="leave out `fixed`, or fit again with it",
-        )
-    return held
-
-
-def within(likelihood: Likelihood, x: Array) -> Array:
-    """Return a guessed start moved inside the bounds."""
-    inside: Array = np.clip(x, likelihood.bounds[:, 0], likelihood.bounds[:, 1])
-    return inside
-
-
-def tangent(likelihood: Likelihood, near: FitResult, best: FitResult, i: int, value: float) -> Array:
-    r"""Return a start for the fit with parameter `i` at `value`: that of `near` moved along
-    :math:`C_{\cdot i} / C_{ii}`, the direction that the other minima follow, with the covariance of `best`."""
-    x = near.values.array.copy()
-    if best.covariance is not None and best.errors[i] > 0.0:
-        x += best.covariance.array[:, i] / best.covariance.array[i, i] * (value - x[i])
-    x[i] = value
-    return within(likelihood, x)
+    found = None
+    for start in (tangent(likelihood, near, best, i, value), near, best):
+        try:
+            found = conditional_fit(likelihood, {**held, likelihood.names[i]: value}, start=start)
+        except LikelihoodError:
+            continue
+        if found.valid:
+            break
+    return found
 
 
 # After the minimisation -----------------------------------------------------------------------------------
@@ -275,26 +210,57 @@ def _flat(hessian: Array, names: tuple[str, ...]) -> str:
     return ", ".join(name for name, part in zip(names, direction, strict=True) if abs(part) > 0.3)
 
 
-def _minos(found: Minimum, name: str, messages: list[str]) -> MinosError:
-    """Run MINOS for one parameter; a failure becomes a message."""
-    try:
-        found.minuit.minos(name)
-    except RuntimeError:
-        messages.append(f"MINOS for {name} needs a valid minimum")
-        return MinosError(np.nan, np.nan, valid=False)
-    error = found.minuit.merrors[name]
-    at_lower, at_upper = bool(error.at_lower_limit), bool(error.at_upper_limit)
-    new_minimum = bool(error.lower_new_min or error.upper_new_min)
-    if new_minimum:
-        messages.append(f"MINOS for {name} met a lower minimum: fit again from another start")
-    elif not error.is_valid:
-        side = "its bound" if at_lower or at_upper else "no crossing"
-        messages.append(f"MINOS for {name} is not valid: it met {side}")
-    return MinosError(
-        lower=float(error.lower) if error.lower_valid else np.nan,
-        upper=float(error.upper) if error.upper_valid else np.nan,
-        valid=bool(error.is_valid),
-        at_lower_limit=at_lower,
-        at_upper_limit=at_upper,
-        new_minimum=new_minimum,
+# MINOS ----------------------------------------------------------------------------------------------------
+
+
+def _with_minos(likelihood: Likelihood, result: FitResult, i: int) -> FitResult:
+    """Add the MINOS interval of parameter `i`.
+
+    Each point is a fit with the parameter fixed, which works where iminuit's MINOS refuses: with parameters at bounds.
+    """
+    name, centre = likelihood.names[i], result.values[i]
+    lower, upper = likelihood.bounds[i]
+    if not result.valid:
+        return _add(result, name, MinosError(np.nan, np.nan, False), "the minimum is not valid", [])
+    held = {fixed: result.values[fixed] for fixed in result.fixed}
+    step = result.errors[i] if result.errors[i] > 0.0 else 0.1 * min(upper - lower, 1.0)
+    fits = [result]
+
+    def rise(value: float) -> float:
+        near = min(fits, key=lambda f: abs(f.values[i] - value))
+        found = scan_point(likelihood, held, i, value, near, result)
+        if found is None or not found.valid:
+            return np.nan
+        fits.append(found)
+        return found.fval - result.fval
+
+    low, high = crossing(rise, centre, -step, lower), crossing(rise, centre, step, upper)
+    error = MinosError(
+        lower=np.nan if low is None else low - centre,
+        upper=np.nan if high is None else high - centre,
+        valid=low is not None and high is not None,
+        at_lower_limit=low is None and any(f.values[i] == lower for f in fits),
+        at_upper_limit=high is None and any(f.values[i] == upper for f in fits),
+        new_minimum=min(f.fval for f in fits) < result.fval - 1e-3,
+    )
+    problem = ""
+    if error.new_minimum:
+        problem = "it met a lower minimum, fit again from another start"
+    elif error.at_lower_limit or error.at_upper_limit:
+        problem = "a side ends at the bound"
+    elif not error.valid:
+        problem = "a fit on the way failed"
+    return _add(result, name, error, problem, fits[1:])
+
+
+def _add(
+    result: FitResult, name: str, error: MinosError, problem: str, fits: Sequence[FitResult]
+) -> FitResult:
+    return replace(
+        result,
+        minos={**result.minos, name: error},
+        messages=(*result.messages, f"MINOS for {name}: {problem}") if problem else result.messages,
+        n_value=result.n_value + sum(f.n_value for f in fits),
+        n_gradient=result.n_gradient + sum(f.n_gradient for f in fits),
+        n_hessian=result.n_hessian + sum(f.n_hessian for f in fits),
     )

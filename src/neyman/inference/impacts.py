@@ -9,7 +9,8 @@ from typing import Literal
 import numpy as np
 
 from neyman.errors import InferenceError, LikelihoodError
-from neyman.inference.fit import conditional_fit, fit, held_values, locate, tangent, within
+from neyman.inference.arguments import held_values, locate, within
+from neyman.inference.fit import fit, scan_point
 from neyman.inference.results import Breakdown, FitResult, Impact, ImpactsResult
 from neyman.likelihood import Likelihood
 
@@ -159,14 +160,11 @@ def _impact(
             covariance = np.asarray(best.covariance)
             shifts.append(sign * covariance[j, k] / error if error > 0.0 else 0.0)
             continue
-        try:
-            if kind == "refit":
-                there = value + sign * error
-                start = tangent(likelihood, best, best, k, there)
-                found = conditional_fit(likelihood, {**held, name: there}, start=start)
-            else:
-                found = _refit_shifted(likelihood, k, sign * prefit, best, held)
-        except LikelihoodError:
+        if kind == "refit":
+            found = scan_point(likelihood, held, k, value + sign * error, best, best)
+        else:
+            found = _refit_shifted(likelihood, k, sign * prefit, best, held)
+        if found is None:
             shifts.append(math.nan)
             valid = False
             continue
@@ -177,7 +175,7 @@ def _impact(
 
 def _refit_shifted(
     likelihood: Likelihood, k: int, shift: float, best: FitResult, held: dict[str, float]
-) -> FitResult:
+) -> FitResult | None:
     r"""Fit with the global observable of parameter `k` moved, from the linear answer
     :math:`\hat\theta - H^{-1} \partial_\theta\partial_a(-2\ln L)\,\delta a`."""
     name, constraint = likelihood.names[k], likelihood.parameters[k].constraint
@@ -188,4 +186,7 @@ def _refit_shifted(
         step = response * shift / (constraint.scale**2 if constraint else 1.0)
     moved = likelihood.with_global_observables({name: likelihood.global_observables[name] + shift})
     start = within(likelihood, best.values.array + step)
-    return fit(moved, start=start, fixed=held, hesse=False)
+    try:
+        return fit(moved, start=start, fixed=held, hesse=False)
+    except LikelihoodError:
+        return None

@@ -18,7 +18,7 @@ from iminuit.util import IMinuitWarning
 from numpy.typing import NDArray
 from scipy.linalg import cho_factor, cho_solve
 
-from neyman.errors import InferenceError, LikelihoodError
+from neyman.errors import LikelihoodError
 from neyman.inference.results import Array
 from neyman.likelihood import Likelihood
 
@@ -58,7 +58,7 @@ class Cost:
 
     Raises
     ------
-    LikelihoodError, InferenceError
+    LikelihoodError
         When the likelihood is undefined or not finite at the start.
     """
 
@@ -72,7 +72,7 @@ class Cost:
         self.offset = self._highest = 0.0
         start = self._evaluate(x[free], 2)
         if not _finite(start):
-            raise InferenceError(
+            raise LikelihoodError(
                 "-2 ln L or a derivative of it is not finite at the start", fix="move the start"
             )
         self.offset = start.value
@@ -200,7 +200,7 @@ def minimise(
         minuit = _minuit(cost, inside, bounds, names, steps)
         minuit.tol, minuit.strategy = tolerance, max(strategy, at_least)
         if simplex:
-            minuit.simplex(ncall=max_calls)
+            minuit.simplex(ncall=max_calls or 200 + 20 * len(start))
         minuit.migrad(ncall=max_calls, iterate=1)
         limited = bool(minuit.fmin and minuit.fmin.has_reached_call_limit)
         found = _polish(cost, minuit, bounds, steps=0 if limited else 20)
@@ -235,7 +235,7 @@ def _polish(cost: Cost, minuit: Minuit, bounds: Array, steps: int) -> Minimum:
     for _ in range(steps):
         if newton.edm < _EDM_DONE:
             break
-        trials = (y + scale * newton.step for scale in (1.0, 0.5, 0.2, 0.05, 0.01))
+        trials = (np.clip(y + scale * newton.step, *bounds.T) for scale in (1.0, 0.5, 0.2, 0.05, 0.01))
         better = next((t for t in trials if cost.at(t, 2).value <= point.value + rounding), None)
         if better is None:
             break

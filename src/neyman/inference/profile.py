@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from neyman.errors import InferenceError, LikelihoodError
-from neyman.inference.fit import Fixed, conditional_fit, fit, held_values, locate, tangent
+from neyman.errors import InferenceError
+from neyman.inference.arguments import Fixed, held_values, locate
+from neyman.inference.fit import fit, scan_point
 from neyman.inference.results import Array, FitResult, ProfileResult
 from neyman.likelihood import Likelihood
 
@@ -61,7 +61,7 @@ def profile(
     for side in (right, left):
         near = best
         for k in side:
-            point = _conditional(likelihood, i, float(values[k]), held, (near, best))
+            point = scan_point(likelihood, held, i, float(values[k]), near, best)
             if point is not None:
                 fits[int(k)] = near = point
 
@@ -77,22 +77,6 @@ def profile(
     for k, found in fits.items():
         delta[k], valid[k], parameters[k] = found.fval - best.fval, found.valid, found.values.array
     return ProfileResult(name, likelihood.names, values, delta, valid, parameters, best)
-
-
-def _conditional(
-    likelihood: Likelihood, i: int, value: float, held: dict[str, float], starts: Sequence[FitResult]
-) -> FitResult | None:
-    """Fit with parameter `i` at `value` from the first start that leads to a valid minimum."""
-    found = None
-    for start in starts:
-        x = tangent(likelihood, start, starts[-1], i, value)
-        try:
-            found = conditional_fit(likelihood, {**held, likelihood.names[i]: value}, start=x)
-        except LikelihoodError:
-            continue
-        if found.valid:
-            break
-    return found
 
 
 def _default_grid(likelihood: Likelihood, i: int, best: FitResult) -> Array:

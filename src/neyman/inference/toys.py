@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from neyman.errors import InferenceError, LikelihoodError
-from neyman.inference.fit import Fixed, Values, fit, locate, vector
+from neyman.inference.arguments import Fixed, Values, locate, vector
+from neyman.inference.fit import fit
 from neyman.inference.results import NamedVector, ToyFits
 from neyman.likelihood import Data, Likelihood
 
@@ -102,7 +103,7 @@ def fit_toys(
     parameters
         Parameters whose values and errors are kept; all by default.
     fixed
-        Parameters that are not fitted, as in `fit`.
+        Parameters that are not fitted, as in `fit`; those without a value stay at the truth.
     progress
         Whether to show a progress bar on standard error.
     """

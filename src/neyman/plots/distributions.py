@@ -51,7 +51,7 @@ def closure(
     closures
         Results of one process.
     labels
-        Axis labels by feature name.
+        Labels by name of the feature (axis) or of the process (legend).
     columns
         Panels in a row.
     """
@@ -64,8 +64,9 @@ def closure(
     for i, one in enumerate(data):
         row, column = divmod(i, columns)
         main, ratio = panels[2 * row, column], panels[2 * row + 1, column]
-        _closure(main, ratio, one)
-        ratio.set_xlabel(label((labels or {}).get(one["feature"], one["feature"])))
+        feature, process = (label((labels or {}).get(one[key], one[key])) for key in ("feature", "process"))
+        _closure(main, ratio, one, process)
+        ratio.set_xlabel(feature)
         if column == 0:
             main.set_ylabel("density")
             ratio.set_ylabel("ratio", loc="center")
@@ -78,7 +79,7 @@ def closure(
     return drawn
 
 
-def _closure(main: Axes, ratio: Axes, one: Mapping[str, Any]) -> None:
+def _closure(main: Axes, ratio: Axes, one: Mapping[str, Any], process: str) -> None:
     edges = numbers(one["edges"])
     target, target_error, model, model_error = (
         numbers(one[key]) for key in ("target", "target_error", "model", "model_error")
@@ -88,13 +89,12 @@ def _closure(main: Axes, ratio: Axes, one: Mapping[str, Any]) -> None:
     main.stairs(model / width, view, color=BLUE, linewidth=1.5, label="reference × learned ratio")
     main.errorbar(
         centre, target / width, target_error / width, fmt="o", color=INK, markersize=2.6, linewidth=1.0,
-        label=f"simulated {one['process']}",
+        label=f"simulated {process}",
     )  # fmt: skip
     main.set_xlim(view[0], view[-1])
-    main.set_ylim(0.0, 1.2 * float(np.max(np.maximum(target + target_error, model) / width)))
     main.tick_params(labelbottom=False)
     main.yaxis.get_offset_text().set_fontsize("x-small")
-    main.ticklabel_format(axis="y", scilimits=(-2, 3))
+    _density_range(main, target / width, np.maximum(target + target_error, model) / width)
     main.minorticks_off()
     ratio.minorticks_off()
     p = one["p_value"]
@@ -112,6 +112,17 @@ def _closure(main: Axes, ratio: Axes, one: Mapping[str, Any]) -> None:
     ratio.errorbar(centre, points, errors, fmt="o", color=INK, markersize=2.6, linewidth=1.0)
     _ratio_range(ratio, centre, points, errors)
     ratio.set_xlim(view[0], view[-1])
+
+
+def _density_range(axes: Axes, density: Array, highest: Array) -> None:
+    """Range from 0; logarithmic where one bin (a fill value) would press all others onto the axis."""
+    ordered = np.sort(density[density > 0.0])
+    if len(ordered) > 1 and ordered[-1] > 10.0 * ordered[-2]:
+        axes.set_yscale("log")
+        axes.set_ylim(0.3 * ordered[0], 3.0 * float(highest.max()))
+    else:
+        axes.ticklabel_format(axis="y", scilimits=(-2, 3))
+        axes.set_ylim(0.0, 1.2 * float(highest.max()))
 
 
 def _view(edges: Array) -> Array:

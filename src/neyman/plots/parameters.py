@@ -21,6 +21,7 @@ from neyman.plots.style import (
     styled,
     symbol,
 )
+from neyman.plots.words import rounded
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -110,8 +111,7 @@ def correlation(fit: FitResult | Mapping[str, Any], *, names: Sequence[str] | No
         raise InputError(
             "the fit has no covariance", where="; ".join(data["messages"]) or "hesse was switched off"
         )
-    every = list(data["names"])
-    chosen = names or [n for n in every if n not in data["fixed"] and not n.startswith("staterror_")]
+    every, chosen = list(data["names"]), list(names or shown(data))
     missing = [name for name in chosen if name not in every]
     if missing or not chosen:
         raise InputError(f"the fit has no parameter {', '.join(missing) or 'to draw'}")
@@ -128,13 +128,18 @@ def correlation(fit: FitResult | Mapping[str, Any], *, names: Sequence[str] | No
         if np.isfinite(value):
             colour = "white" if abs(value) > 0.6 else INK
             axes.text(j, i, _percent(value), ha="center", va="center", color=colour, fontsize=size)
-    shown = [_name(name) for name in chosen]
-    axes.set_xticks(range(n), shown, rotation=45, ha="right", rotation_mode="anchor")
-    axes.set_yticks(range(n), shown)
+    ticks = [_name(name) for name in chosen]
+    axes.set_xticks(range(n), ticks, rotation=45, ha="right", rotation_mode="anchor")
+    axes.set_yticks(range(n), ticks)
     axes.tick_params(which="both", length=0)
     axes.minorticks_off()
     axes.set_title("correlation [%]")
     return drawn
+
+
+def shown(fit: Mapping[str, Any]) -> list[str]:
+    """Parameters of a fit's dictionary that are worth a row of a matrix: free, and not the simulation's statistics."""
+    return [n for n in fit["names"] if n not in fit["fixed"] and not n.startswith("staterror_")]
 
 
 def _size(impact: Mapping[str, Any]) -> float:
@@ -153,7 +158,7 @@ def _percent(value: float) -> str:
 
 def _free(best: Mapping[str, Any], name: str) -> str:
     value, error = best["values"][name], best["errors"][name]
-    return f"{value:.3g}" if error is None else f"{value:.3g} ± {error:.2g}"
+    return f"{rounded(value, error)} ± {rounded(error, error)}" if error else rounded(value, error)
 
 
 def _sides(bars: Axes, pulls: Axes) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -81,6 +81,7 @@ def _parts(
         config["compare"]["observable"]: config["compare"]["label"] or config["compare"]["observable"]
     }
     signal = next(s["name"] for s in config["samples"] if poi in s["normfactors"])
+    expected = results["profiles"]["expected"]
     by_process: dict[str, list[Any]] = {}
     for one in results["closure"]:
         by_process.setdefault(one["process"], []).append(one)
@@ -109,13 +110,13 @@ def _parts(
                     f"Profile likelihood of {mu}, unbinned description.",
                     lambda: scans.profile_scan(
                         results["profiles"]["observed"][poi],
-                        expected=results["profiles"]["expected"].get(poi),
+                        expected=expected.get(poi),
                     ),
                 ),
                 show(
                     "profiles",
                     "Expected profile likelihood of every parameter; dotted lines mark 68% and 95%.",
-                    lambda: scans.profiles(results["profiles"]["expected"]),
+                    lambda: scans.profiles({name: expected[name] for name in _poi_first(expected, poi)}),
                 ),
             ),
         ),
@@ -135,14 +136,14 @@ def _parts(
         (
             "correlation",
             "Correlations",
-            _correlation(results, show),
+            _correlation(results, poi, show),
         ),
         (
             "classifier",
             "Classifier histogram",
             show(
                 "classifier",
-                "Expected and observed events in bins of the nominal signal-to-background density ratio, "
+                "Expectation and pseudo-data in bins of the nominal signal-to-background density ratio, "
                 "description (b).",
                 lambda: distributions.discriminant(results["discriminant"], signal=signal, labels=labels),
             ),
@@ -157,7 +158,7 @@ def _parts(
                         f"closure_{process}",
                         f"Closure of {labels.get(process, process)}. The outermost bins reach further than drawn "
                         "where they are wide.",
-                        partial(distributions.closure, these, labels=features),
+                        partial(distributions.closure, these, labels=labels | features),
                     )
                     for process, these in by_process.items()
                 ),
@@ -180,14 +181,18 @@ def _parts(
     ]
 
 
-def _correlation(results: dict[str, Any], show: _Pictures) -> Html:
+def _poi_first(names: Iterable[str], poi: str) -> list[str]:
+    return sorted(names, key=lambda name: name != poi)
+
+
+def _correlation(results: dict[str, Any], poi: str, show: _Pictures) -> Html:
     fit = results["observed"]["unbinned"]
     if fit["correlation"] is None:
         return tag("p", "The observed fit has no covariance.", class_="warning")
     return show(
         "correlation",
         "Correlation of the fitted parameters, observed unbinned fit.",
-        lambda: parameters.correlation(fit),
+        lambda: parameters.correlation(fit, names=_poi_first(parameters.shown(fit), poi)),
     )
 
 

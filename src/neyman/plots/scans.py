@@ -26,6 +26,7 @@ from neyman.plots.style import (
     symbol,
     tint,
 )
+from neyman.plots.words import rounded
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -66,12 +67,12 @@ def comparison(rows: Sequence[Mapping[str, Any]], *, poi: str = "mu") -> Figure:
     widths = numbers([[row[key] for key, _ in _UNCERTAINTIES] for row in rows])
     for i, colour in enumerate(colours):
         for j, (key, _) in enumerate(_UNCERTAINTIES):
-            y, value = i + 0.27 * (j - 1), float(widths[i, j])
-            bars.barh(y, np.nan_to_num(value), height=0.22, **_bar(j, colour))
+            place, value = i + 0.27 * (j - 1), float(widths[i, j])
+            bars.barh(place, np.nan_to_num(value), height=0.22, **_bar(j, colour))
             words = f"{value:.3f}" if np.isfinite(value) else "no valid fit"
             bars.annotate(
                 words,
-                (np.nan_to_num(value), y),
+                (np.nan_to_num(value), place),
                 xytext=(5, 0),
                 textcoords="offset points",
                 va="center",
@@ -240,7 +241,9 @@ def _restore(profile: Profile) -> ProfileResult:
 
 def _interval_text(profile: ProfileResult, low: float | None, high: float | None) -> str:
     value = profile.best.values[profile.parameter]
-    text = f"{label(symbol(profile.parameter))} = {value:.3g}"
-    for end in (high, low):
-        text += f" {end - value:+.2g}" if end is not None else " (open)"
-    return text.replace("-", "−")
+    sides = [abs(end - value) if end is not None else None for end in (high, low)]
+    scale = min((side for side in sides if side), default=None)
+    words = [
+        f"{sign}{rounded(side, scale)}" if side else "(open)" for sign, side in zip("+−", sides, strict=True)
+    ]
+    return " ".join([f"{label(symbol(profile.parameter))} = {rounded(value, scale)}", *words])

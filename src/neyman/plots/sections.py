@@ -74,6 +74,14 @@ def _warnings(results: Results) -> list[str]:
     out += [
         f"A fit behind “{row['label']}” is not valid." for row in results["comparison"] if not row["valid"]
     ]
+    for kind, scans in results["profiles"].items():
+        for name, scan in scans.items():
+            if failed := len(scan["valid"]) - sum(scan["valid"]):
+                out.append(
+                    f"{failed} of {len(scan['valid'])} fits of the {kind} profile of {name} are not valid."
+                )
+    unsure = [impact["name"] for impact in results["impacts"]["impacts"] if not impact["valid"]]
+    out += [f"The impact of {name} rests on a fit that is not valid." for name in unsure]
     if not results["simulation_check"]["valid"]:
         out.append("The fit of the simulation itself is not valid.")
     elif not _compatible(results["simulation_check"]):
@@ -220,7 +228,7 @@ def fits(config: Results, results: Results) -> Html:
         bullets(notes),
         tag("h3", "Parameters"),
         parameters(main),
-        details(f"{len(rest)} parameters of the simulation's statistics", parameters(rest)) if rest else "",
+        details(f"Statistics of the simulation: {len(rest)} more", parameters(rest)) if rest else "",
     )
 
 

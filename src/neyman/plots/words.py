@@ -30,7 +30,10 @@ def count(n: int) -> str:
 
 def change(value: float, base: float) -> str:
     """Relative change in percent."""
-    return f"{100.0 * (value / base - 1.0):+.1f}%".replace("-", "−") if base else "–"
+    if not base:
+        return "–"
+    percent = round(100.0 * (value / base - 1.0), 1)
+    return f"{percent:+.1f}%".replace("-", "−") if percent else "0.0%"
 
 
 def minos(ends: Sequence[float | None]) -> str:

@@ -72,6 +72,7 @@ class LRE:
     The minimum of the loss is :math:`\ln p(x|z)/q(x)`. Numerator events carry their own nuisance parameters z,
     drawn from any density over the range of use and beyond; denominator events without z take the z of the
     numerator events of the same batch, so that the density of z cancels (arXiv:2503.07962, section III).
+    It cancels only when the mean numerator weight does not depend on z.
 
     Parameters
     ----------
@@ -161,6 +162,11 @@ class LRE:
             mean, scale = torch.cat([mean, z_mean]), torch.cat([scale, z_scale])
         network = self.network.build(len(mean), members=self.ensemble, seed=seed, scaling=(mean, scale))
         history = train(network, objective, self.settings, progress=progress)
+        if 0 in history.best_step:
+            raise TrainingError(
+                f"the held-out loss of member {history.best_step.index(0)} was never finite",
+                fix="lower learning_rate, or look for extreme features or weights",
+            )
         description = Description(
             features=numerator.features,
             parameters=parameters,

@@ -119,8 +119,14 @@ def tabulate(
     Raises
     ------
     TrainingError
-        When the range exceeds the trained range, or the network is too rough.
+        When the model is not conditioned on one nuisance parameter, the range exceeds the trained range, or the
+        network is too rough.
     """
+    if len(model.description.parameter_range) != 1 or len(model.parameters) != 1 or not low < high:
+        raise TrainingError(
+            f"cannot tabulate a model of ({', '.join(model.parameters)}) over [{low:g}, {high:g}]",
+            expected="a model conditioned on one nuisance parameter with its trained range, and an ascending range",
+        )
     trained = model.description.parameter_range[0]
     slack = 1e-3 * (trained[1] - trained[0])
     if low < trained[0] - slack or high > trained[1] + slack:

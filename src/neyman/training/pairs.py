@@ -104,11 +104,11 @@ class PairObjective:
         """Return the members' losses on all held-out events."""
         numerator, denominator = self._held_out
         z = numerator.z
-        z_q = (
-            denominator.z
-            if denominator.z is not None or z is None
-            else _recycle(z, len(denominator.x), dim=0)
-        )
+        z_q = denominator.z
+        if z is None:
+            z_q = None
+        elif z_q is None:
+            z_q = _recycle(z, len(denominator.x), dim=0)
         total = torch.zeros(network.members, dtype=torch.float64)
         for sample, values, link in (
             (numerator, z, self._loss.numerator),

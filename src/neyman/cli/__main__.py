@@ -1,0 +1,5 @@
+"""``python -m neyman.cli``."""
+
+from neyman.cli.main import main
+
+main()

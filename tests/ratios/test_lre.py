@@ -1,0 +1,123 @@
+"""Ratios by classification against Gaussians, whose ratio is known in closed form."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import neyman as ny
+from neyman.errors import TrainingError
+from neyman.networks import MLP
+from neyman.ratios import LRE, Ratio
+from neyman.training import BCE, MLC, Loss, Settings
+
+N = 20_000
+GRID = np.linspace(-2.0, 2.0, 41)[:, None]
+SETTINGS = Settings(steps=300, batch_size=1024, learning_rate=5e-3)
+NETWORK = MLP((24, 24))
+
+
+def gaussian(mean: float, seed: int, n: int = N, **extra: np.ndarray) -> ny.EventTable:
+    rng = np.random.default_rng(seed)
+    return ny.EventTable(("x",), rng.normal(mean, 1.0, (n, 1)), np.ones(n), extra)
+
+
+P, Q = gaussian(0.5, 1), gaussian(-0.5, 2)
+
+
+@pytest.mark.parametrize("loss", [BCE(), MLC()])
+def test_two_gaussians(loss: Loss) -> None:
+    """ln N(x; 1/2, 1) / N(x; -1/2, 1) = x."""
+    ratio = LRE(NETWORK, loss, ensemble=2, settings=SETTINGS).fit(P, Q, seed=1)
+    error = ratio.log_ratio(GRID) - GRID[:, 0]
+    assert np.sqrt(np.mean(error**2)) < 0.08
+    assert np.mean(np.exp(ratio.log_ratio(Q))) == pytest.approx(1.0, abs=0.04)
+
+
+def test_a_ratio_conditioned_on_a_parameter() -> None:
+    """ln N(x; z, 1) / N(x; 0, 1) = z x - z^2 / 2, for z at which no two training events are."""
+    rng = np.random.default_rng(3)
+    z = rng.uniform(-1.5, 1.5, N)
+    numerator = ny.EventTable(("x",), rng.normal(z, 1.0)[:, None], np.ones(N), {"z": z})
+    ratio = LRE(NETWORK, ensemble=2, settings=replace(SETTINGS, steps=500)).fit(
+        numerator, gaussian(0.0, 4), parameters=("z",), seed=1
+    )
+    errors = [ratio.log_ratio(GRID, [v]) - (v * GRID[:, 0] - v**2 / 2.0) for v in (-1.0, 0.0, 0.5, 1.0)]
+    assert np.sqrt(np.mean(np.square(errors))) < 0.1
+    description = ratio.model.description
+    assert description.parameters == ("z",)
+    np.testing.assert_allclose(description.parameter_range, [(z.min(), z.max())], atol=1e-3)
+
+
+def test_signed_weights_train_like_the_sample_that_they_stand_for() -> None:
+    """Events around 2 are added to P once with weight 1 and once with weight -1, by independent draws."""
+    extra = [gaussian(2.0, seed, n=N // 2) for seed in (5, 6)]
+    signed = ny.EventTable.concat([P, extra[0], extra[1].scaled(-1.0)])
+    ratio = LRE(NETWORK, ensemble=2, settings=replace(SETTINGS, steps=500)).fit(signed, Q, seed=1)
+    unsigned = LRE(NETWORK, ensemble=2, settings=replace(SETTINGS, steps=500)).fit(
+        ny.EventTable.concat([P, extra[0]]), Q, seed=1
+    )
+    inner = np.abs(GRID[:, 0]) <= 1.5
+    error = (ratio.log_ratio(GRID) - GRID[:, 0])[inner]
+    assert np.sqrt(np.mean(error**2)) < 0.15
+    assert np.sqrt(np.mean((unsigned.log_ratio(GRID) - GRID[:, 0])[inner] ** 2)) > 0.25
+
+
+def test_the_sums_of_weights_do_not_matter() -> None:
+    settings = Settings(steps=20, batch_size=256)
+    first = LRE(NETWORK, settings=settings).fit(P, Q, seed=1)
+    second = LRE(NETWORK, settings=settings).fit(P.scaled(0.25), Q.scaled(64.0), seed=1)
+    np.testing.assert_array_equal(first.log_ratio(GRID), second.log_ratio(GRID))
+
+
+def test_a_member_is_the_same_in_every_ensemble() -> None:
+    settings = Settings(steps=40, batch_size=256)
+    one, three = (LRE(NETWORK, ensemble=m, settings=settings).fit(P, Q, seed=2) for m in (1, 3))
+    np.testing.assert_allclose(three.members(GRID)[0], one.members(GRID)[0], atol=1e-5)
+    assert np.abs(np.diff(three.members(GRID), axis=0)).max(axis=1).min() > 1e-3
+
+
+def test_same_seed_same_ratio() -> None:
+    settings = Settings(steps=10, batch_size=256)
+    a, b, c = (LRE(NETWORK, settings=settings).fit(P, Q, seed=s).log_ratio(GRID) for s in (1, 1, 2))
+    np.testing.assert_array_equal(a, b)
+    assert not np.array_equal(a, c)
+
+
+def test_events_held_out_never_train() -> None:
+    """Events that share an identity stay on one side: with all events of one identity, nothing is left to train."""
+    p, q = (replace(t, extra={"entry": np.zeros(N, dtype=np.int64)}) for t in (P, Q))
+    with pytest.raises(TrainingError, match="a class has 0 events"):
+        LRE(NETWORK, settings=SETTINGS).fit(p, q, seed=1)
+
+
+def test_save_and_load(tmp_path: Path) -> None:
+    ratio = LRE(NETWORK, ensemble=2, settings=Settings(steps=5)).fit(P, Q, seed=1, notes={"numerator": "p"})
+    loaded = Ratio.load(ratio.save(tmp_path / "ratio.safetensors"))
+    np.testing.assert_array_equal(loaded.members(P), ratio.members(P))
+    assert loaded.model.description.notes == {"numerator": "p"}
+    assert loaded.model.description.kind == "log_ratio"
+    wide = ny.EventTable(("y", "x"), np.concatenate([P.x + 9.0, P.x], axis=1), P.weight)
+    np.testing.assert_array_equal(
+        loaded.log_ratio(wide, aggregate="median"), ratio.log_ratio(P, aggregate="median")
+    )
+
+
+def test_errors_name_the_cause() -> None:
+    lre = LRE(NETWORK, settings=Settings(steps=2))
+    with pytest.raises(TrainingError, match=r"different features\n.*x, y"):
+        lre.fit(P, replace(Q, features=("y",)), seed=1)
+    both = ny.EventTable(("x", "c"), np.concatenate([P.x, np.full((N, 1), 3.0)], axis=1), P.weight)
+    with pytest.raises(TrainingError, match=r"different features\n.*another order"):
+        lre.fit(both, both.with_features(("c", "x")), seed=1)
+    with pytest.raises(TrainingError, match=r"feature 'c' is constant \(3\)"):
+        lre.fit(both, both, seed=1)
+    with pytest.raises(TrainingError, match=r"no column 'alpha'\n.*\n.*nearest names: alpha_tes"):
+        lre.fit(replace(P, extra={"alpha_tes": P.weight}), Q, parameters=("alpha",), seed=1)
+    with pytest.raises(TrainingError, match=r"'z' has the same value \(1\)"):
+        lre.fit(replace(P, extra={"z": np.ones(N)}), Q, parameters=("z",), seed=1)
+    with pytest.raises(TrainingError, match="whose weights sum to -"):
+        lre.fit(P, Q.scaled(-1.0), seed=1)
