@@ -69,9 +69,11 @@ def _processor_seconds() -> float:
 
 
 def test_processing_the_example(repository, tmp_path, record):
+    import dask
     import distributed
     from coffea.processor import IterativeExecutor, Runner
 
+    from neyman.events.runner import MALLOC
     from neyman.events.schema import NanoSchema
 
     folder = repository / "examples" / "htautau"
@@ -100,7 +102,11 @@ def test_processing_the_example(repository, tmp_path, record):
     }
     figures = {name: _measure(lambda run=run, name=name: run(name)) for name, run in runs.items()}
     options = {"n_workers": 2, "threads_per_worker": 1, "dashboard_address": ":0"}
-    with distributed.LocalCluster(**options) as cluster, distributed.Client(cluster) as client:
+    with (
+        dask.config.set(MALLOC),
+        distributed.LocalCluster(**options) as cluster,
+        distributed.Client(cluster) as client,
+    ):
 
         def on_dask() -> dict:
             return process_files(fileset, processor("dask"), executor="dask", client=client)

@@ -107,6 +107,7 @@ def make_config() -> dict[str, Any]:
             {"name": "ztautau", "label": "", "normfactors": []},
         ],
         "compare": {"observable": "m_vis", "label": "visible mass"},
+        "events": {"labels": {"m_vis": "visible mass [GeV]"}},
     }
 
 
@@ -132,6 +133,7 @@ def make_results() -> dict[str, Any]:
         "discriminant": {
             "samples": {"htautau": [1.0, 5.0, 20.0], "ztautau": [1000.0, 100.0, 10.0]},
             "observed": [1010.0, 98.0, 0.0],
+            "error": [10.0, 5.0, 1.0],
             "variation": "nominal",
         },
         "validation": [

@@ -230,7 +230,10 @@ def test_discriminant_stacks_the_samples_under_the_data(results: dict[str, Any])
     assert main.get_ylim()[1] > 1010 + np.sqrt(1010)
     data = ratio.containers[0]
     assert data[0].get_ydata() == pytest.approx(np.array(contents["observed"]) / (s + b))
-    assert ratio.patches[0].get_data().values == pytest.approx(b / (s + b))
+    band, without = (patch.get_data() for patch in ratio.patches)
+    relative = np.array(contents["error"]) / (s + b)
+    assert (band.baseline, band.values) == (pytest.approx(1 - relative), pytest.approx(1 + relative))
+    assert without.values == pytest.approx(b / (s + b))
 
 
 def test_discriminant_has_garwood_errors(results: dict[str, Any]) -> None:

@@ -108,6 +108,7 @@ def test_numbers_of_the_results_are_on_the_page(written: Page) -> None:
         "123.4567",
         "0.4 times the statistical noise",
         "8% of the uncertainty",
+        "A bias below 0.10 cannot be seen",
         "binned.json is a valid pyhf workspace",
         "neyman run analysis.toml",
         "seed 7",
@@ -141,7 +142,7 @@ def test_failures_come_first(
         "A fit behind “classifier histogram, 30 bins” is not valid.",
         "does not return the nominal value",
         "The impact of tes rests on a fit that is not valid.",
-        "1 of 11 fits of the observed profile of mu are not valid.",
+        "1 of 11 fits of the observed profile of μ are not valid.",
         "Workspace check failed: digest of a.parquet (changed).",
     ):
         assert expected in top, expected
@@ -166,6 +167,7 @@ def test_text_of_the_user_is_escaped(tmp_path: Path, config: dict[str, Any], res
     results["validation"][0]["detail"] = "</style>" + attack
     results["discriminant"]["samples"] = {"htautau": [1.0], "<b>&": [2.0]}
     results["discriminant"]["observed"] = [3.0]
+    results["discriminant"]["error"] = [0.1]
     results["closure"] = [
         c | {"process": "../../<i>"} for c in results["closure"] if c["process"] == "htautau"
     ]

@@ -54,6 +54,8 @@ class EventsSection(Section):
         JSON in `data` with ``events_per_inverse_fb`` for each sample: the expected number of stored events.
     processor
         ``file.py:function`` relative to the TOML file.
+    labels
+        Axis labels of features in figures, with units.
     """
 
     data: str = "data"
@@ -61,6 +63,7 @@ class EventsSection(Section):
     tree: str = "Events"
     processor: str
     features: tuple[str, ...] = Field(min_length=1)
+    labels: dict[str, str] = Field(default_factory=dict)
     executor: Literal["iterative", "threads", "dask"] = "threads"
     workers: Annotated[int, Field(ge=1, le=1024)] = 2
     chunk_size: Annotated[int, Field(ge=100)] = 100_000

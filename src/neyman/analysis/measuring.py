@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 
 from neyman.analysis.building import CLASSIFIER
 from neyman.analysis.config import Config
-from neyman.analysis.simulation import NOMINAL
 from neyman.diagnostics import closure
 from neyman.inference import FitResult, fit, impacts, profile
 from neyman.likelihood import Data, Events, Likelihood, UnbinnedTerm
@@ -155,7 +154,8 @@ def measure(config: Config, workspace: Path) -> dict[str, Any]:
     asimov = lh.asimov()
     expected = fit(asimov, minos=(poi,))
     observed = {kind: fit(one, minos=(poi,)) for kind, one in descriptions.likelihoods.items()}
-    named = [name for name in lh.names if not name.startswith("staterror_")]
+    held = dict(zip(lh.names, lh.fixed, strict=True))
+    named = [name for name in lh.names if not held[name] and not name.startswith("staterror_")]
     points = config.fit.profile_points
     return {
         "comparison": table,
@@ -188,8 +188,9 @@ def discriminant(config: Config, workspace: Path) -> dict[str, Any]:
     name = f"{config.signal_region}_{CLASSIFIER}"
     channel = next(c for c in spec["channels"] if c["name"] == name)
     observed = next(o for o in spec["observations"] if o["name"] == name)
+    simulation = [m["data"] for s in channel["samples"] for m in s["modifiers"] if m["type"] == "staterror"]
     return {
+        "error": np.sqrt(np.sum(np.square(simulation), axis=0)).tolist(),
         "samples": {sample["name"]: sample["data"] for sample in channel["samples"]},
         "observed": observed["data"],
-        "variation": NOMINAL,
     }

@@ -115,7 +115,7 @@ class _Pipeline:
         ratios, networks, trained = self._train(simulation)
         workspace = self._workspace(simulation, ratios, networks, trained)
         measured = self._measure(workspace)
-        self._report(measured, workspace)
+        self._report(measured)
         results = {**measured.summary, "steps": {s.step: s.seconds for s in self._steps.stamps.values()}}
         write_json(self._output / "results.json", results)
         return Run(self._config, self._output, results, self._steps.stamps)
@@ -125,7 +125,7 @@ class _Pipeline:
 
         config, inputs = self._config, self._inputs
         key = (
-            config.events.model_dump(exclude={"executor", "workers"}),
+            config.events.model_dump(exclude={"executor", "workers", "labels"}),
             [s.model_dump() for s in config.systematics],
             {name: region.model_dump() for name, region in config.regions.items()},
             config.analysis.seed,
@@ -245,17 +245,18 @@ class _Pipeline:
 
         return self._steps.do("fit", "fit.json", key, work)
 
-    def _report(self, measured: Stamp, workspace: Stamp) -> Stamp:
+    def _report(self, measured: Stamp) -> Stamp:
         from neyman.plots import report
 
         training = {
             name: stamp.summary for name, stamp in self._steps.stamps.items() if name.startswith("train ")
         }
-        key = (measured.digest, workspace.digest, code_digest("analysis", "plots"))
+        key = (measured.digest, self._config.model_dump(), code_digest("analysis", "plots"))
 
         def work(part: Path) -> dict[str, Any]:
             part.mkdir()
-            report.write(part, self._config.model_dump(mode="json"), measured.summary, training)
+            results = {**measured.summary, "steps": {s.step: s.seconds for s in self._steps.stamps.values()}}
+            report.write(part, self._config.model_dump(mode="json"), results, training)
             return {}
 
         return self._steps.do("report", "report", key, work)

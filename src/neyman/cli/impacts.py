@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import click
 
 from neyman.cli.output import json_option, reported, table, write_json
@@ -20,7 +22,7 @@ from neyman.cli.output import json_option, reported, table, write_json
 @click.option("--asimov", is_flag=True, help="Use the Asimov data at the starting values.")
 @json_option
 @reported
-def command(workspace: str, parameter: str, kind: str, asimov: bool, as_json: bool) -> None:
+def command(workspace: str, parameter: str, kind: Any, asimov: bool, as_json: bool) -> None:
     """Rank the nuisance parameters of WORKSPACE by their impact on PARAMETER."""
     from neyman.inference import impacts
     from neyman.likelihood import Likelihood

@@ -157,7 +157,8 @@ def discriminant(
     Parameters
     ----------
     contents
-        ``samples`` (expected counts by name) and ``observed`` counts.
+        ``samples`` (expected counts by name), ``observed`` counts and ``error``, the statistical error of the
+        simulation.
     signal
         Name of the signal; it is drawn on top of the stack and again as a scaled line.
     labels
@@ -199,6 +200,8 @@ def discriminant(
     main.set_ylabel("events in a bin")
     safe = np.where(total > 0.0, total, np.nan)
     ratio.axhline(1.0, color=INK, linewidth=0.9)
+    band = np.asarray(contents["error"]) / safe
+    ratio.stairs(1.0 + band, edges, baseline=1.0 - band, fill=True, color=tint(INK, 0.2))
     background = 1.0 - samples[signal] / safe
     without = ratio.stairs(background, edges, baseline=None, color=RED, linewidth=1.2, linestyle="--")
     without.set_label("without signal")

@@ -77,9 +77,7 @@ def _parts(
     poi = config["analysis"]["poi"]
     mu = style.symbol(poi)
     labels = {s["name"]: s["label"] or s["name"] for s in config["samples"]}
-    features = {
-        config["compare"]["observable"]: config["compare"]["label"] or config["compare"]["observable"]
-    }
+    features = config["events"]["labels"]
     signal = next(s["name"] for s in config["samples"] if poi in s["normfactors"])
     expected = results["profiles"]["expected"]
     by_process: dict[str, list[Any]] = {}

@@ -78,7 +78,7 @@ def _warnings(results: Results) -> list[str]:
         for name, scan in scans.items():
             if failed := len(scan["valid"]) - sum(scan["valid"]):
                 out.append(
-                    f"{failed} of {len(scan['valid'])} fits of the {kind} profile of {name} are not valid."
+                    f"{failed} of {len(scan['valid'])} fits of the {kind} profile of {symbol(name)} are not valid."
                 )
     unsure = [impact["name"] for impact in results["impacts"]["impacts"] if not impact["valid"]]
     out += [f"The impact of {name} rests on a fit that is not valid." for name in unsure]
@@ -325,8 +325,9 @@ def simulation(config: Results, results: Results) -> Html:
         f"nominal value by {abs(shift) / noise:.1f} times the statistical noise of the simulation ({noise:.3f}) and by "
         f"{100 * abs(shift) / check['error']:.0f}% of the uncertainty of the measurement: {meaning}."
     )
+    limit = f" A bias below {2.0 * noise:.2f} cannot be seen with this much simulation."
     return join(
-        tag("p", badge(good, "compatible", "NOT COMPATIBLE"), " ", sentence),
+        tag("p", badge(good, "compatible", "NOT COMPATIBLE"), " ", sentence, limit),
         tag("p", badge(False), " The fit behind it failed.") if not check["valid"] else "",
         table(("quantity", "value"), rows),
     )
