@@ -6,8 +6,8 @@
 * `validate` checks a folder: schema, digests, columns, positive yields, normalisation of the ratios.
 """
 
-from neyman.workspace.histograms import from_hists
+from neyman.workspace.histograms import Naming, SampleModel, from_hists
 from neyman.workspace.store import Draft, Workspace, read
 from neyman.workspace.validation import Check, validate
 
-__all__ = ["Check", "Draft", "Workspace", "from_hists", "read", "validate"]
+__all__ = ["Check", "Draft", "Naming", "SampleModel", "Workspace", "from_hists", "read", "validate"]
