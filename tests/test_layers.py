@@ -26,7 +26,7 @@ ORDER = [
 LEVEL = {name: level for level, names in enumerate(ORDER) for name in names}
 # A likelihood must be usable without any training code, so it may not even reach below `workspace` for it.
 TRAINING = {"training", "ratios", "sannt", "unfolding", "events"}
-FORBIDDEN = {name: TRAINING for name in ("workspace", "likelihood", "inference")}
+FORBIDDEN = dict.fromkeys(("workspace", "likelihood", "inference"), TRAINING)
 
 
 def layer(path: Path) -> str:

@@ -117,7 +117,15 @@ def make_results() -> dict[str, Any]:
     yields = {"nominal": 200.0, "tesUp": 210.0, "tesDown": 190.0}
     document = {
         "comparison": make_rows(),
-        "simulation_check": {"value": 1.02, "error": 0.25, "nominal": 1.0, "noise": 0.05, "valid": True},
+        "simulation_check": {
+            "value": 1.02,
+            "error": 0.25,
+            "nominal": 1.0,
+            "noise": 0.05,
+            "claimed": 0.25,
+            "spread": 0.26,
+            "valid": True,
+        },
         "expected": expected.to_dict(),
         "observed": {
             "single": make_fit(1.5, 0.56).to_dict(),

@@ -26,7 +26,7 @@ class Regression:
         self.script = script
         self.states: list[dict[str, torch.Tensor]] = []
 
-    def loss(self, network: StackedMLP, step: int) -> torch.Tensor:  # noqa: ARG002
+    def loss(self, network: StackedMLP, step: int) -> torch.Tensor:
         return ((network(X) - X**2) ** 2).mean(dim=(1, 2))
 
     def validation(self, network: StackedMLP) -> torch.Tensor:

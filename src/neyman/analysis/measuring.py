@@ -85,38 +85,48 @@ def simulation_check(config: Config, lh: Likelihood, workspace: Path) -> dict[st
     r"""Fit the simulated events themselves with the learned likelihood.
 
     The held-out events of all samples, weighted to their expectation, take the place of the data. Perfect ratios
-    and infinite simulation would give the nominal value. The statistical noise of the simulation in the estimate
-    is, to first order in the Poisson fluctuation of each event of weight w and score s,
-    :math:`4 H^{-1} (\sum_i w_i^2 s_i s_i^T) H^{-1}` with H the Hessian of :math:`-2\ln L`.
+    and infinite simulation would give the nominal value. With event weights w, scores s and H the Hessian of
+    :math:`-2\ln L`, to first order:
+
+    * the statistical noise of the simulation in the estimate is
+      :math:`4 H^{-1} (\sum_i w_i^2 s_i s_i^T) H^{-1}`;
+    * the spread of the estimate over data drawn from the simulation is
+      :math:`H^{-1} (4 \sum_i w_i s_i s_i^T + 2 H') H^{-1}`, :math:`H'` the Hessian of the other terms and of the
+      constraints. It equals the error :math:`2 H^{-1}` when the ratios are right, and exceeds it when they pretend
+      to know more than the simulation does (White, Econometrica 50 (1982) 1).
     """
     poi = lh.index(config.analysis.poi)
     position, term = next((i, t) for i, t in enumerate(lh.terms) if isinstance(t, UnbinnedTerm))
-    reference_file = f"{term.name}_reference.parquet"
-    weight = read_columns(workspace / reference_file, ["x:expected"])["x:expected"]
+    weight = read_columns(workspace / f"{term.name}_reference.parquet", ["x:expected"])["x:expected"]
     asimov = lh.asimov()
     parts = list(asimov.data.terms)
     parts[position] = Events(weight, term.reference.columns)
-    simulated = asimov.with_data(Data(tuple(parts), asimov.global_observables))
-    result = fit(simulated)
+    result = fit(asimov.with_data(Data(tuple(parts), asimov.global_observables)))
     columns = [lh.index(p.name) for p in term.parameters]
-    bound = simulated.terms[position]
-    scores = (
-        bound.scores(torch.from_numpy(lh.inits[columns]))
-        if isinstance(bound, UnbinnedTerm)
-        else torch.empty(0)
-    )
-    weighted = scores.numpy() * weight[:, None]
-    free = ~lh.fixed
-    inner = np.zeros((len(lh.names), len(lh.names)))
-    inner[np.ix_(columns, columns)] = weighted.T @ weighted
-    inverse = np.linalg.inv(asimov.hessian(lh.inits)[np.ix_(free, free)])
-    covariance = 4.0 * inverse @ inner[np.ix_(free, free)] @ inverse
-    where = int(np.nonzero(np.nonzero(free)[0] == poi)[0][0])
+    nominal = torch.from_numpy(lh.inits[columns])
+    model = term.with_data(term.expected_data(nominal))
+    own = model.evaluate(nominal, 2).hessian
+    scores = model.scores(nominal).numpy()
+    total = asimov.hessian(lh.inits)
+    others, noise, spread = total.copy(), np.zeros_like(total), np.zeros_like(total)
+    block = np.ix_(columns, columns)
+    others[block] -= own.numpy() if own is not None else 0.0
+    noise[block] = 4.0 * (scores * weight[:, None] ** 2).T @ scores
+    spread[block] = 4.0 * (scores * weight[:, None]).T @ scores
+    free = np.ix_(~lh.fixed, ~lh.fixed)
+    inverse = np.linalg.inv(total[free])
+    at = int(np.count_nonzero(~lh.fixed[:poi]))
+
+    def error(inner: Array) -> float:
+        return float(np.sqrt((inverse @ inner[free] @ inverse)[at, at]))
+
     return {
         "value": result.values[poi],
         "error": result.errors[poi],
         "nominal": float(lh.inits[poi]),
-        "noise": float(np.sqrt(covariance[where, where])),
+        "noise": error(noise),
+        "claimed": float(np.sqrt(2.0 * inverse[at, at])),
+        "spread": error(spread + 2.0 * others),
         "valid": result.valid,
     }
 

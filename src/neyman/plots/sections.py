@@ -316,6 +316,11 @@ def simulation(config: Results, results: Results) -> Html:
         ("difference", words.signed(shift)),
         ("noise of the simulation", f"{noise:.4f}"),
         ("uncertainty at the luminosity of the data", f"{check['error']:.4f}"),
+        (
+            "uncertainty that the likelihood claims (Asimov data, simulation statistics free)",
+            f"{check['claimed']:.4f}",
+        ),
+        ("spread of the estimate over data drawn from the simulation", f"{check['spread']:.4f}"),
     ]
     meaning = (
         "compatible with ratios without bias" if good else "not compatible: the learned ratios are biased"
@@ -325,9 +330,15 @@ def simulation(config: Results, results: Results) -> Html:
         f"nominal value by {abs(shift) / noise:.1f} times the statistical noise of the simulation ({noise:.3f}) and by "
         f"{100 * abs(shift) / check['error']:.0f}% of the uncertainty of the measurement: {meaning}."
     )
+    excess = check["spread"] / check["claimed"] - 1.0
+    honest = (
+        f" Over data drawn from the simulation the estimate would spread by {check['spread']:.3f}, "
+        f"{100 * abs(excess):.1f}% {'more' if excess > 0.0 else 'less'} than the {check['claimed']:.3f} that the "
+        "likelihood claims: the price of imperfect ratios."
+    )
     limit = f" A bias below {2.0 * noise:.2f} cannot be seen with this much simulation."
     return join(
-        tag("p", badge(good, "compatible", "NOT COMPATIBLE"), " ", sentence, limit),
+        tag("p", badge(good, "compatible", "NOT COMPATIBLE"), " ", sentence, limit, honest),
         tag("p", badge(False), " The fit behind it failed.") if not check["valid"] else "",
         table(("quantity", "value"), rows),
     )
