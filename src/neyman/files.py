@@ -1,13 +1,14 @@
-"""Atomic writes and digests: nothing half-written is ever left under its final name."""
+"""Atomic writes, JSON and digests: nothing half-written is ever left under its final name."""
 
 from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -31,13 +32,12 @@ def atomic(path: str | os.PathLike[str]) -> Iterator[Path]:
         part.unlink()
     except OSError as error:
         raise _cannot_write(final, error) from error
+    old = part.with_suffix(".old")
     try:
         yield part
         if part.is_dir() and final.exists():
-            old = part.with_suffix(".old")
             final.rename(old)
             part.rename(final)
-            shutil.rmtree(old)
         elif part.is_file():
             with part.open("rb") as written:
                 os.fsync(written.fileno())
@@ -47,10 +47,13 @@ def atomic(path: str | os.PathLike[str]) -> Iterator[Path]:
     except OSError as error:
         raise _cannot_write(final, error) from error
     finally:
-        if part.is_dir():
-            shutil.rmtree(part, ignore_errors=True)
-        else:
-            part.unlink(missing_ok=True)
+        if old.exists() and not final.exists():  # stopped between the two renames
+            old.rename(final)
+        for rest in (part, old):
+            if rest.is_dir() and not rest.is_symlink():
+                shutil.rmtree(rest, ignore_errors=True)
+            else:
+                rest.unlink(missing_ok=True)
 
 
 def _cannot_write(path: Path, error: OSError) -> InputError:
@@ -59,6 +62,21 @@ def _cannot_write(path: Path, error: OSError) -> InputError:
         where=str(path),
         fix="free disk space or choose a writable output folder, then run again: finished steps are kept",
     )
+
+
+def jsonable(value: Any) -> Any:
+    """Return `value` made of lists, dictionaries, strings and finite numbers; what is not finite is None."""
+    if hasattr(value, "to_dict"):
+        return jsonable(value.to_dict())
+    if hasattr(value, "tolist"):  # a numpy array or number
+        return jsonable(value.tolist())
+    if isinstance(value, Mapping):
+        return {str(key): jsonable(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [jsonable(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
 
 
 def write_json(path: str | os.PathLike[str], document: Any) -> None:

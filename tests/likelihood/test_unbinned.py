@@ -195,6 +195,19 @@ def test_data_are_swapped_without_touching_the_reference():
     assert lh.value(POINTS[1]) != swapped.value(POINTS[1])
 
 
+def test_reference_weights_are_swapped_alone():
+    t = term()
+    weight = t.reference.weight * np.linspace(0.5, 1.5, len(t.reference))
+    theta = torch.from_numpy(POINTS[1])
+    found = t.with_reference_weight(weight).evaluate(theta, 2)
+    rebuilt = UnbinnedTerm(
+        "SR", samples(), parameters(), data=t.data, reference=Events(weight, t.reference.columns)
+    ).evaluate(theta, 2)
+    assert torch.equal(found.value, rebuilt.value)
+    assert torch.equal(found.hessian, rebuilt.hessian)
+    assert not torch.equal(found.value, t.evaluate(theta).value)
+
+
 def test_signed_weights_cancel():
     t = term()
     base = t.data

@@ -138,6 +138,10 @@ def make_results() -> dict[str, Any]:
         },
         "impacts": make_impacts(observed).to_dict(),
         "closure": [*make_closures("htautau"), *make_closures("ztautau")],
+        "closure_systematics": [
+            {"variation": "tesUp", "process": "htautau", "feature": f, "chi2": x, "n_bins": 20, "p_value": p}
+            for f, x, p in (("m_vis", 19.0, 0.45), ("met", 61.5, 3e-6))
+        ],
         "discriminant": {
             "samples": {"htautau": [1.0, 5.0, 20.0], "ztautau": [1000.0, 100.0, 10.0]},
             "observed": [1010.0, 98.0, 0.0],

@@ -287,3 +287,11 @@ def test_an_interval_without_minos_has_the_hesse_error(make: SimpleNamespace) ->
 def test_changes_are_in_percent(value: float, shown: str) -> None:
     assert words.change(value, 200.0) == shown
     assert words.change(value, 0.0) == "–"
+
+
+def test_closure_of_the_variations(config: dict[str, Any], results: dict[str, Any]) -> None:
+    text = str(sections.closure_systematics(config, results))
+    assert "tesUp" in text
+    assert "1 of 2" in text
+    assert "met: χ² 61.5 / 20, p = 3e-06" in text
+    assert 'class="bad"' in text

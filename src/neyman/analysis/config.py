@@ -31,6 +31,9 @@ class AnalysisSection(Section):
         Integrated luminosity in inverse femtobarn.
     luminosity_uncertainty
         Relative uncertainty; 0 for none.
+    data
+        What stands for data: ``pseudo``, one Poisson pseudo-experiment drawn from the simulation, or ``weighted``,
+        the simulated events with their weights.
     seed
         Seed of everything random.
     """
@@ -40,6 +43,7 @@ class AnalysisSection(Section):
     luminosity: Positive
     luminosity_uncertainty: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
     poi: Name = "mu"
+    data: Literal["pseudo", "weighted"] = "pseudo"
     seed: Annotated[int, Field(ge=0)] = 1
 
 
@@ -82,7 +86,7 @@ class SampleSection(Section):
     """
 
     name: Name
-    files: tuple[str, ...] = Field(min_length=1)
+    files: tuple[Annotated[str, Field(pattern=r"^[^/]")], ...] = Field(min_length=1)
     label: str = ""
     normfactors: tuple[Name, ...] = ()
     normsys: dict[Name, tuple[Positive, Positive]] = Field(default_factory=dict)
@@ -189,6 +193,12 @@ class CompareSection(Section):
     range: tuple[Finite, Finite]
     classifier_bins: Annotated[int, Field(ge=1, le=10_000)] = 30
 
+    @model_validator(mode="after")
+    def _increasing(self) -> CompareSection:
+        if not self.range[0] < self.range[1]:
+            raise ValueError(f"range must increase, got {list(self.range)}")
+        return self
+
 
 class FitSection(Section):
     """``[fit]``: bounds of parameters and the number of points of a profile."""
@@ -268,7 +278,21 @@ def _check_declarations(config: Config) -> None:
         for name in names:
             if names.count(name) > 1:
                 raise ValueError(f"{what} {name!r} is declared twice")
-    for name in config.fit.bounds:
+    reserved = {f"{config.signal_region}_{kind}" for kind in ("classifier", "single")}
+    for name in reserved & set(config.regions):
+        raise ValueError(f"region {name!r} takes the name of a histogram of the signal region; rename it")
+    taken = {"weight", "entry", "process", "fold", "expected", *config.events.features}
+    for what, name in [("sample", x.name) for x in config.samples] + [
+        ("systematic", x.name) for x in config.systematics
+    ]:
+        if name in taken:
+            raise ValueError(f"{what} {name!r} has the name of an event column; rename it")
+    starts = {name: 1.0 if kind in ("normfactor", "luminosity") else 0.0 for name, kind in kinds.items()}
+    for name, (low, high) in config.fit.bounds.items():
+        if name in kinds and not low <= starts[name] <= high:
+            raise ValueError(
+                f"fit.bounds of {name!r} are [{low:g}, {high:g}] and do not contain its start {starts[name]:g}"
+            )
         if name not in kinds:
             raise ValueError(
                 f"fit.bounds names an unknown parameter {name!r}; nearest: {nearest(name, kinds)}"

@@ -1,4 +1,4 @@
-"""`inspect`: what a ROOT file, Parquet file, model, pyhf JSON or workspace folder holds."""
+"""`inspect`: what a ROOT file, Parquet file, model, workspace folder or one of its documents holds."""
 
 from __future__ import annotations
 
@@ -6,13 +6,21 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
 from neyman.errors import InputError
+from neyman.files import read_json
 from neyman.networks import Model
 from neyman.workspace import Workspace, read
+from neyman.workspace.pyhf_schema import check_schema
+from neyman.workspace.store import UNBINNED
+
+_OTHERS = {
+    "manifest of a workspace": {"files", "versions", "configuration"},
+    "results of an analysis": {"comparison", "expected", "observed"},
+}
 
 
 @dataclass(frozen=True)
@@ -55,7 +63,7 @@ def inspect(path: str | os.PathLike[str]) -> Inspection:
         ".root": _root,
         ".parquet": _parquet,
         ".safetensors": lambda p: _models([p]),
-        ".json": lambda p: _workspace(read(p)),
+        ".json": _json,
     }
     if place.suffix not in kinds:
         raise InputError(
@@ -127,16 +135,38 @@ def _models(paths: Sequence[Path]) -> Inspection:
     return Inspection("trained networks" if len(rows) > 1 else "trained network", {"models": rows})
 
 
-def _workspace(workspace: Workspace) -> Inspection:
+def _json(path: Path) -> Inspection:
+    document = read_json(path)
+    keys = set(document) if isinstance(document, dict) else set()
+    if "channels" in keys:
+        pyhf_model = path.name != UNBINNED and not keys & {"measurements", "observations", "version"}
+        return _workspace(read(path), "model" if pyhf_model else "workspace")
+    for kind, expected in _OTHERS.items():
+        if expected <= keys:
+            sizes = [
+                {"part": key, "entries": len(part)}
+                for key, part in document.items()
+                if hasattr(part, "__len__")
+            ]
+            return Inspection(kind, {"parts": sizes})
+    raise InputError(
+        f"{path.name!r} is JSON of no known kind",
+        where=str(path),
+        expected="a pyhf workspace or model, or a document of a workspace folder or of an analysis",
+    )
+
+
+def _workspace(workspace: Workspace, kind: Literal["workspace", "model"] = "workspace") -> Inspection:
     sections: dict[str, list[dict[str, Any]]] = {}
     if workspace.binned is not None:
+        check_schema(workspace.binned, kind)
         observed = {o["name"]: o["data"] for o in workspace.binned.get("observations", [])}
         sections["binned channels"] = [
             {
                 "channel": c["name"],
                 "bins": len(c["samples"][0]["data"]),
                 "expected": float(sum(sum(s["data"]) for s in c["samples"])),
-                "observed": float(sum(observed.get(c["name"], []))),
+                "observed": float(sum(observed[c["name"]])) if c["name"] in observed else None,
                 "samples": ", ".join(s["name"] for s in c["samples"]),
             }
             for c in workspace.binned.get("channels", [])
@@ -156,7 +186,7 @@ def _workspace(workspace: Workspace) -> Inspection:
     sections["parameters"] = _parameters(workspace)
     if workspace.manifest is not None:
         sections["versions"] = [{"package": k, "version": v} for k, v in workspace.manifest.versions.items()]
-    return Inspection("workspace", sections)
+    return Inspection(kind, sections)
 
 
 def _parameters(workspace: Workspace) -> list[dict[str, Any]]:

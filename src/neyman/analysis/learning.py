@@ -28,8 +28,8 @@ def estimator(section: NetworkSection) -> LRE:
 
 def train_process(config: Config, simulation: Simulation, sample: str, progress: Progress) -> Ratio:
     """Train ``ln p_sample(x|alpha)/q(x)`` on the training half."""
-    reference = simulation.mixture([simulation.halves(s.name, NOMINAL)[0] for s in config.samples])
-    numerator = simulation.halves(sample, sampled_name(config))[0]
+    reference = simulation.mixture([simulation.training(s.name, NOMINAL) for s in config.samples])
+    numerator = simulation.training(sample, sampled_name(config))
     conditioning = config.conditioning
     return estimator(config.training.nominal).fit(
         numerator,
@@ -48,12 +48,12 @@ def train_updown(
     config: Config, simulation: Simulation, sample: str, systematic: SystematicSection, progress: Progress
 ) -> tuple[Ratio, Ratio]:
     """Train ``ln p_up/p_nominal`` and ``ln p_down/p_nominal`` of a process on the training half."""
-    nominal = simulation.halves(sample, NOMINAL)[0]
+    nominal = simulation.training(sample, NOMINAL)
     lre = estimator(config.training.updown)
     steps = lre.settings.steps
     ratios = []
     for k, suffix in enumerate((NAMING.up, NAMING.down)):
-        shifted = simulation.halves(sample, systematic.name + suffix)[0]
+        shifted = simulation.training(sample, systematic.name + suffix)
         ratios.append(
             lre.fit(
                 shifted,

@@ -10,16 +10,17 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from neyman.analysis.building import CLASSIFIER
 from neyman.analysis.config import Config
-from neyman.diagnostics import closure
+from neyman.analysis.evaluation import CLASSIFIER, SINGLE
+from neyman.analysis.simulation import derive
 from neyman.inference import FitResult, fit, impacts, profile
 from neyman.likelihood import Data, Events, Likelihood, UnbinnedTerm
 from neyman.workspace import read, validate
 from neyman.workspace.store import read_columns
 
 Array = NDArray[np.float64]
-UNBINNED, SINGLE = "unbinned", "single"
+UNBINNED = "unbinned"
+_BOOTSTRAPS = 100
 
 
 @dataclass(frozen=True)
@@ -64,7 +65,7 @@ def compare(config: Config, descriptions: Descriptions, simulation_noise: float)
         stat = fit(asimov, fixed=[name for name in lh.names if name != poi])
         syst = fit(asimov, fixed=simulation, minos=(poi,))
         full = fit(asimov)
-        # The unbinned term has no staterror: its simulation noise is added in quadrature.
+        # The unbinned term has no staterror: its first-order stand-in is added in quadrature.
         noise = simulation_noise if kind == UNBINNED else 0.0
         rows.append(
             {
@@ -85,73 +86,96 @@ def simulation_check(config: Config, lh: Likelihood, workspace: Path) -> dict[st
     r"""Fit the simulated events themselves with the learned likelihood.
 
     The held-out events of all samples, weighted to their expectation, take the place of the data. Perfect ratios
-    and infinite simulation would give the nominal value. With event weights w, scores s and H the Hessian of
-    :math:`-2\ln L`, to first order:
+    and infinite simulation would give the nominal value. To first order around it, with event weights w, scores s
+    and H the Hessian of :math:`-2\ln L`:
 
-    * the statistical noise of the simulation in the estimate is
-      :math:`4 H^{-1} (\sum_i w_i^2 s_i s_i^T) H^{-1}`;
-    * the spread of the estimate over data drawn from the simulation is
-      :math:`H^{-1} (4 \sum_i w_i s_i s_i^T + 2 H') H^{-1}`, :math:`H'` the Hessian of the other terms and of the
-      constraints. It equals the error :math:`2 H^{-1}` when the ratios are right, and exceeds it when they pretend
-      to know more than the simulation does (White, Econometrica 50 (1982) 1).
+    * ``noise``, the statistical error of the fitted value: spread of one Newton step over Poisson bootstraps of the
+      events, as data and as reference at once, with the yields kept;
+    * ``spread`` of the estimate over data drawn from the simulation,
+      :math:`H^{-1} (4 \sum_i w_i s_i s_i^T + 2 H') H^{-1}` with :math:`H'` the Hessian of the other terms and of the
+      constraints. It equals the ``claimed`` error :math:`2 H^{-1}` when the ratios are right, and exceeds it when
+      they pretend to know more than the simulation does (White, Econometrica 50 (1982) 1);
+    * ``simulation``, how far the estimate moves when the simulated events fluctuate and the ratios do not:
+      :math:`4 H^{-1} (\sum_i w_i^2 s_i s_i^T) H^{-1}`, the unbinned stand-in for staterror.
     """
-    poi = lh.index(config.analysis.poi)
     position, term = next((i, t) for i, t in enumerate(lh.terms) if isinstance(t, UnbinnedTerm))
-    weight = read_columns(workspace / f"{term.name}_reference.parquet", ["x:expected"])["x:expected"]
+    columns = read_columns(workspace / f"{term.name}_reference.parquet", ["x:expected", "x:process"])
+    weight = columns["x:expected"]
     asimov = lh.asimov()
     parts = list(asimov.data.terms)
     parts[position] = Events(weight, term.reference.columns)
     result = fit(asimov.with_data(Data(tuple(parts), asimov.global_observables)))
-    columns = [lh.index(p.name) for p in term.parameters]
-    nominal = torch.from_numpy(lh.inits[columns])
-    model = term.with_data(term.expected_data(nominal))
-    own = model.evaluate(nominal, 2).hessian
-    scores = model.scores(nominal).numpy()
-    total = asimov.hessian(lh.inits)
-    others, noise, spread = total.copy(), np.zeros_like(total), np.zeros_like(total)
-    block = np.ix_(columns, columns)
-    others[block] -= own.numpy() if own is not None else 0.0
-    noise[block] = 4.0 * (scores * weight[:, None] ** 2).T @ scores
-    spread[block] = 4.0 * (scores * weight[:, None]).T @ scores
-    free = np.ix_(~lh.fixed, ~lh.fixed)
-    inverse = np.linalg.inv(total[free])
-    at = int(np.count_nonzero(~lh.fixed[:poi]))
-
-    def error(inner: Array) -> float:
-        return float(np.sqrt((inverse @ inner[free] @ inverse)[at, at]))
-
+    linear = _Linear(lh, asimov, term, lh.index(config.analysis.poi))
+    scores = linear.scores()
+    rng = np.random.default_rng(derive(config.analysis.seed, "simulation check"))
+    bootstraps = [
+        linear.step(*_resampled(rng, weight, term.reference.weight, columns["x:process"]))
+        for _ in range(_BOOTSTRAPS)
+    ]
+    poi = config.analysis.poi
     return {
         "value": result.values[poi],
         "error": result.errors[poi],
-        "nominal": float(lh.inits[poi]),
-        "noise": error(noise),
-        "claimed": float(np.sqrt(2.0 * inverse[at, at])),
-        "spread": error(spread + 2.0 * others),
+        "nominal": float(lh.inits[lh.index(poi)]),
+        "noise": float(np.std(bootstraps)),
+        "claimed": linear.error(2.0 * linear.total),
+        "spread": linear.error(
+            2.0 * linear.others + linear.embed(4.0 * (scores * weight[:, None]).T @ scores)
+        ),
+        "simulation": linear.error(linear.embed(4.0 * (scores * weight[:, None] ** 2).T @ scores)),
         "valid": result.valid,
     }
 
 
-def closures(config: Config, workspace: Path) -> list[dict[str, Any]]:
-    """Closure of every process in every feature, on two disjoint parts of the held-out events."""
-    names = [s.name for s in config.samples]
-    features = config.events.features
-    columns = read_columns(
-        workspace / f"{config.signal_region}_reference.parquet",
-        ["weight", "x:process", "x:fold", "x:expected", *(f"x:{f}" for f in features), *names],
-    )
-    x = np.stack([columns[f"x:{f}"] for f in features], axis=1)
-    odd = columns["x:fold"] == 1
-    out = []
-    for i, name in enumerate(names):
-        target = odd & (columns["x:process"] == i)
-        out += closure(
-            name,
-            features,
-            (x[target], columns["x:expected"][target]),
-            (x[~odd], columns["weight"][~odd]),
-            columns[name][~odd],
+class _Linear:
+    """First-order response of the parameter of interest around the nominal point."""
+
+    def __init__(self, lh: Likelihood, asimov: Likelihood, term: UnbinnedTerm, poi: int) -> None:
+        self._columns = [lh.index(p.name) for p in term.parameters]
+        self._nominal = torch.from_numpy(lh.inits[self._columns])
+        self._term = term.with_data(term.expected_data(self._nominal))
+        self._free = ~lh.fixed
+        self.total = asimov.hessian(lh.inits)
+        own = self._term.evaluate(self._nominal, 2).hessian
+        self.others = self.total - (0.0 if own is None else self.embed(own.numpy()))
+        self._row = np.linalg.inv(self.total[np.ix_(self._free, self._free)])[
+            np.count_nonzero(self._free[:poi])
+        ]
+
+    def embed(self, block: Array) -> Array:
+        """A matrix over the term's parameters as one over all."""
+        full = np.zeros((len(self._free), len(self._free)))
+        full[np.ix_(self._columns, self._columns)] = block
+        return full
+
+    def scores(self) -> Array:
+        """Scores of the reference events at the nominal point."""
+        return self._term.scores(self._nominal).numpy()
+
+    def error(self, inner: Array) -> float:
+        """Error of the parameter of interest when the gradient has covariance `inner`."""
+        return float(np.sqrt(self._row @ inner[np.ix_(self._free, self._free)] @ self._row))
+
+    def step(self, weight: Array, reference: Array) -> float:
+        """Newton step of the parameter of interest for other weights of the data and of the reference."""
+        varied = self._term.with_reference_weight(reference).with_data(
+            Events(weight, self._term.reference.columns)
         )
-    return [c.to_dict() for c in out]
+        part = varied.evaluate(self._nominal, 1).gradient
+        gradient = np.zeros(len(self._free))
+        gradient[self._columns] = 0.0 if part is None else part.numpy()
+        return -float(self._row @ gradient[self._free])
+
+
+def _resampled(
+    rng: np.random.Generator, weight: Array, reference: Array, process: Array
+) -> tuple[Array, Array]:
+    """Poisson bootstrap of both weights with the sums of every process kept."""
+    counts = rng.poisson(1.0, len(weight)).astype(np.float64)
+    for i in np.unique(process):
+        own = process == i
+        counts[own] *= weight[own].sum() / (counts[own] @ weight[own])
+    return weight * counts, reference * counts
 
 
 def measure(config: Config, workspace: Path) -> dict[str, Any]:
@@ -160,7 +184,7 @@ def measure(config: Config, workspace: Path) -> dict[str, Any]:
     descriptions = Descriptions.load(config, workspace)
     lh = descriptions.likelihoods[UNBINNED]
     check = simulation_check(config, lh, workspace)
-    table = compare(config, descriptions, check["noise"])
+    table = compare(config, descriptions, check["simulation"])
     asimov = lh.asimov()
     expected = fit(asimov, minos=(poi,))
     observed = {kind: fit(one, minos=(poi,)) for kind, one in descriptions.likelihoods.items()}
@@ -177,7 +201,6 @@ def measure(config: Config, workspace: Path) -> dict[str, Any]:
             "observed": {poi: _profile(lh, observed[UNBINNED], poi, points)},
         },
         "impacts": impacts(lh, poi, best=observed[UNBINNED]).to_dict(),
-        "closure": closures(config, workspace),
         "discriminant": discriminant(config, workspace),
         "validation": [vars(c) for c in validate(workspace)],
     }

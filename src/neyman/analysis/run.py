@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
-from neyman.analysis.config import Config, load_config
-from neyman.analysis.simulation import Inputs, Simulation
+from neyman.analysis.building import write_workspace
+from neyman.analysis.config import Config, SystematicSection, load_config
+from neyman.analysis.learning import summarise, train_process, train_updown
+from neyman.analysis.measuring import measure
+from neyman.analysis.simulation import NOMINAL, Inputs, Simulation, process
 from neyman.analysis.steps import Stamp, Steps, code_digest, file_key
-from neyman.files import write_json
+from neyman.files import jsonable, write_json
+
 from neyman.networks import Model
 from neyman.ratios import ProcessRatios, tabulate
 
+_SIDES = ("up", "down")
 Executor = Literal["iterative", "threads", "dask"]
 
 
@@ -112,8 +116,11 @@ class _Pipeline:
 
     def run(self, executor: Executor, workers: int, client: Any) -> Run:
         simulation = self._events(executor, workers, client)
-        ratios, networks, trained = self._train(simulation)
-        workspace = self._workspace(simulation, ratios, networks, trained)
+        if self._config.analysis.data == "pseudo":
+            simulation.require_positive_weights()
+        trained = [self._train(simulation, sample.name) for sample in self._config.samples]
+        self._remove_other_models()
+        workspace = self._workspace(simulation, trained)
         measured = self._measure(workspace)
         self._report(measured)
         results = {**measured.summary, "steps": {s.step: s.seconds for s in self._steps.stamps.values()}}
@@ -121,23 +128,19 @@ class _Pipeline:
         return Run(self._config, self._output, results, self._steps.stamps)
 
     def _events(self, executor: Executor, workers: int, client: Any) -> Simulation:
-        from neyman.analysis.simulation import process
-
         config, inputs = self._config, self._inputs
         key = (
-            config.events.model_dump(exclude={"executor", "workers", "labels"}),
-            [s.model_dump() for s in config.systematics],
+            config.events.model_dump(include={"tree", "features", "chunk_size", "replicas"}),
+            [s.model_dump(exclude={"range"}) for s in config.systematics],
             {name: region.model_dump() for name, region in config.regions.items()},
             config.analysis.seed,
             {name: [file_key(path) for path in files] for name, files in inputs.files.items()},
-            inputs.processor.source,
-            code_digest("events"),
+            (inputs.processor.source, inputs.processor.name),
+            code_digest("events", "analysis/simulation.py"),
         )
-        stamp = self._steps.do(
-            "events",
-            "events",
-            key,
-            lambda folder: process(
+
+        def work(folder: Path) -> dict[str, Any]:
+            return process(
                 config,
                 inputs,
                 folder,
@@ -145,118 +148,136 @@ class _Pipeline:
                 workers=workers,
                 client=client,
                 progress=lambda done, total: self._reporter.progress("events", done, total),
-            ),
-        )
+            )
+
+        stamp = self._steps.do("events", "events", key, work)
         return Simulation(config, self._output / "events", stamp.summary, inputs.expected)
 
-    def _train(self, simulation: Simulation) -> tuple[dict[str, ProcessRatios], dict[str, Path], list[str]]:
-        from neyman.analysis.learning import summarise, train_process, train_updown
-
+    def _train(self, simulation: Simulation, sample: str) -> _Trained:
         config = self._config
-        events = self._steps.stamps["events"].digest
-        code = code_digest("networks", "training", "ratios")
-        common = (events, config.training.fraction, config.analysis.seed, code, simulation.expected)
-        networks: dict[str, Path] = {}
-        ratios: dict[str, ProcessRatios] = {}
-        digests: list[str] = []
-        for sample in config.samples:
-            name = f"train {sample.name}"
-            path = f"model/{sample.name}.safetensors"
+        common = (
+            self._steps.stamps["events"].digest,
+            [s.name for s in config.samples],
+            config.training.fraction,
+            config.analysis.seed,
+            code_digest("networks", "training", "ratios", "analysis/simulation.py", "analysis/learning.py"),
+        )
 
-            def nominal(part: Path, sample: str = sample.name, name: str = name) -> dict[str, Any]:
-                with self._counted(name, config.training.nominal.steps) as progress:
-                    ratio = train_process(config, simulation, sample, progress)
-                ratio.save(part)
-                return summarise(ratio)
+        def nominal(part: Path) -> dict[str, Any]:
+            progress = self._progress(name, config.training.nominal.steps)
+            ratio = train_process(config, simulation, sample, progress)
+            ratio.save(part)
+            return summarise(ratio)
 
-            digests.append(
-                self._steps.do(name, path, (*common, config.training.nominal.model_dump()), nominal).digest
-            )
-            networks[sample.name] = self._output / path
-            up_down = {}
-            for systematic in config.updown:
-                name = f"train {sample.name} {systematic.name}"
-                folder = f"model/updown/{sample.name}_{systematic.name}"
+        name, path = f"train {sample}", f"model/{sample}.safetensors"
+        stamp = self._steps.do(name, path, (*common, config.training.nominal.model_dump()), nominal)
+        digests, up_down = [stamp.digest], {}
+        for systematic in config.updown:
+            name, folder = f"train {sample} {systematic.name}", f"model/updown/{sample}_{systematic.name}"
 
-                def shifted(
-                    part: Path, sample: str = sample.name, name: str = name, systematic: Any = systematic
-                ) -> dict[str, Any]:
-                    part.mkdir()
-                    with self._counted(name, 2 * config.training.updown.steps) as progress:
-                        pair = train_updown(config, simulation, sample, systematic, progress)
-                    for ratio, label in zip(pair, ("up", "down"), strict=True):
-                        ratio.save(part / f"{label}.safetensors")
-                    return summarise(*pair)
+            def shifted(
+                part: Path, name: str = name, systematic: SystematicSection = systematic
+            ) -> dict[str, Any]:
+                part.mkdir()
+                progress = self._progress(name, 2 * config.training.updown.steps)
+                pair = train_updown(config, simulation, sample, systematic, progress)
+                for ratio, side in zip(pair, _SIDES, strict=True):
+                    ratio.save(part / f"{side}.safetensors")
+                return summarise(*pair)
 
-                key = (*common, config.training.updown.model_dump())
-                digests.append(self._steps.do(name, folder, key, shifted).digest)
-                files = [self._output / folder / f"{label}.safetensors" for label in ("up", "down")]
-                up_down[systematic.name] = Model.load(files[0]), Model.load(files[1])
-                networks |= {
-                    f"{sample.name}_{systematic.name}_{f.name.removesuffix('.safetensors')}": f for f in files
-                }
-            model = Model.load(networks[sample.name])
-            nodes: tuple[float, ...] = ()
-            if (conditioning := config.conditioning) is not None:
-                some = simulation.halves(sample.name, "nominal")[1]
-                nodes, _ = tabulate(model, some, -conditioning.range, conditioning.range)
-            ratios[sample.name] = ProcessRatios(sample.name, model, up_down, nodes)
-        return ratios, networks, digests
+            key = (*common, config.training.updown.model_dump())
+            digests.append(self._steps.do(name, folder, key, shifted).digest)
+            up_down[systematic.name] = [self._output / folder / f"{side}.safetensors" for side in _SIDES]
+        return _Trained(sample, self._output / path, up_down, digests)
 
-    @contextmanager
-    def _counted(self, name: str, total: int) -> Iterator[Callable[[int], None]]:
-        yield lambda done: self._reporter.progress(name, done, total)
+    def _progress(self, name: str, total: int) -> Callable[[int], None]:
+        return lambda done: self._reporter.progress(name, done, total)
 
-    def _workspace(
-        self,
-        simulation: Simulation,
-        ratios: dict[str, ProcessRatios],
-        networks: dict[str, Path],
-        trained: list[str],
-    ) -> Stamp:
-        from neyman.analysis.building import write_workspace
+    def _remove_other_models(self) -> None:
+        # A renamed sample must not leave its old network among those that a scorer loads.
+        for path in (self._output / "model").glob("*.safetensors"):
+            if path.stem not in {s.name for s in self._config.samples}:
+                path.unlink()
 
+    def _workspace(self, simulation: Simulation, trained: list[_Trained]) -> Stamp:
         config = self._config
         key = (
-            trained,
+            [t.digests for t in trained],
+            simulation.expected,
             config.model_dump(exclude={"training", "events"}),
-            code_digest("analysis", "ratios", "workspace"),
+            config.events.features,
+            code_digest("analysis", "ratios", "workspace", "diagnostics"),
         )
-        return self._steps.do(
-            "workspace",
-            "workspace",
-            key,
-            lambda folder: write_workspace(config, simulation, ratios, networks, folder),
-        )
+
+        def work(folder: Path) -> dict[str, Any]:
+            ratios = {t.sample: t.load(config, simulation) for t in trained}
+            networks = {name: path for t in trained for name, path in t.files().items()}
+            return write_workspace(config, simulation, ratios, networks, folder)
+
+        return self._steps.do("workspace", "workspace", key, work)
 
     def _measure(self, workspace: Stamp) -> Stamp:
-        from neyman.analysis.measuring import measure
-
         key = (
             workspace.digest,
             self._config.fit.model_dump(),
-            code_digest("analysis", "likelihood", "inference", "diagnostics"),
+            code_digest("analysis", "workspace", "likelihood", "inference"),
         )
 
         def work(part: Path) -> dict[str, Any]:
-            results = measure(self._config, self._output / "workspace") | {"workspace": workspace.summary}
+            summary = {name: workspace.summary[name] for name in ("closure", "closure_systematics")}
+            results: dict[str, Any] = jsonable(
+                {
+                    **measure(self._config, self._output / "workspace"),
+                    **summary,
+                    "workspace": workspace.summary,
+                }
+            )
             write_json(part, results)
             return results
 
         return self._steps.do("fit", "fit.json", key, work)
 
     def _report(self, measured: Stamp) -> Stamp:
-        from neyman.plots import report
-
         training = {
             name: stamp.summary for name, stamp in self._steps.stamps.items() if name.startswith("train ")
         }
         key = (measured.digest, self._config.model_dump(), code_digest("analysis", "plots"))
 
         def work(part: Path) -> dict[str, Any]:
+            from neyman.plots import report
+
             part.mkdir()
             results = {**measured.summary, "steps": {s.step: s.seconds for s in self._steps.stamps.values()}}
             report.write(part, self._config.model_dump(mode="json"), results, training)
             return {}
 
         return self._steps.do("report", "report", key, work)
+
+
+@dataclass(frozen=True)
+class _Trained:
+    """Model files of one process, and the digests of the steps that made them."""
+
+    sample: str
+    nominal: Path
+    up_down: dict[str, list[Path]]
+    digests: list[str]
+
+    def files(self) -> dict[str, Path]:
+        """Name of every model file in a workspace."""
+        shifted = {
+            f"{self.sample}_{name}_{path.stem}": path
+            for name, paths in self.up_down.items()
+            for path in paths
+        }
+        return {self.sample: self.nominal} | shifted
+
+    def load(self, config: Config, simulation: Simulation) -> ProcessRatios:
+        """Load the models and choose the nodes of a conditioned one."""
+        model = Model.load(self.nominal)
+        up_down = {name: (Model.load(up), Model.load(down)) for name, (up, down) in self.up_down.items()}
+        nodes: tuple[float, ...] = ()
+        if (conditioning := config.conditioning) is not None:
+            events = simulation.analysis(self.sample, NOMINAL)
+            nodes, _ = tabulate(model, events, -conditioning.range, conditioning.range)
+        return ProcessRatios(self.sample, model, up_down, nodes)

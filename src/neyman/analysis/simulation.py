@@ -78,7 +78,7 @@ class Inputs:
             )
         files: dict[str, tuple[Path, ...]] = {}
         for sample in config.samples:
-            found = [p for pattern in sample.files for p in sorted(folder.glob(pattern))]
+            found = [p for pattern in sample.files for p in sorted(folder.glob(pattern)) if p.is_file()]
             if not found:
                 available = [p.name for p in folder.glob("*.root")]
                 raise InputError(
@@ -97,7 +97,7 @@ def _expected(config: Config, path: Path) -> dict[str, float]:
     for sample in config.samples:
         entry = metadata.get(sample.name) if isinstance(metadata, dict) else None
         rate = entry.get("events_per_inverse_fb") if isinstance(entry, dict) else None
-        if not isinstance(rate, int | float) or not rate > 0:
+        if not isinstance(rate, int | float) or not 0 < rate < float("inf"):
             raise ConfigError(
                 f"no positive 'events_per_inverse_fb' for sample {sample.name!r}",
                 where=str(path),
@@ -175,45 +175,61 @@ class Simulation:
     summary: dict[str, Any]
     expected: dict[str, float]
 
-    def scale(self, sample: str) -> float:
-        """Factor from generator weights to expected events."""
-        return self.expected[sample] / float(self.summary[sample]["sumw"])
-
     def table(self, sample: str, variation: str) -> EventTable:
-        """All selected events of the signal region, weighted to expectation."""
+        """All selected events of the signal region with their generator weights."""
         extra = ["entry"]
         conditioning = self.config.conditioning
         sampled = conditioning is not None and variation == sampled_name(self.config)
         if conditioning is not None and sampled:
             extra.append(conditioning.shift)
+        region = self.config.signal_region
         table = EventTable.from_parquet(
-            self.folder / sample / self.config.signal_region / variation,
+            self.folder / sample / region / variation,
             features=self.config.events.features,
             weight="weight",
             extra=tuple(extra),
-        ).scaled(self.scale(sample))
+        )
+        processed = self.summary[sample]["selected"][region][variation]["n"]
+        if len(table) != processed:
+            raise InputError(
+                f"the processed events of {sample!r}, {variation!r} are incomplete: {len(table)} of {processed}",
+                where=str(self.folder),
+                fix="delete this folder and run again",
+            )
         if conditioning is None or not sampled:
             return table
         alpha = (table.extra[conditioning.shift] - conditioning.nominal) / conditioning.sigma
-        kept = {"entry": table.extra["entry"], conditioning.name: alpha.astype(np.float32)}
-        return replace(table.scaled(1.0 / self.config.events.replicas), extra=kept)
-
-    def halves(self, sample: str, variation: str) -> tuple[EventTable, EventTable]:
-        """Training events, and analysis events scaled to the total expectation of the sample.
-
-        The scale of the analysis half is that of the nominal sample for every variation, so that acceptance
-        effects stay in.
-        """
-        seed = derive(self.config.analysis.seed, "halves")
-        training, analysis = self.table(sample, variation).split(
-            self.config.training.fraction, seed=seed, by="entry"
+        return replace(
+            table, extra={"entry": table.extra["entry"], conditioning.name: alpha.astype(np.float32)}
         )
-        return training, analysis.scaled(self._analysis_scale(sample, seed))
 
-    def _analysis_scale(self, sample: str, seed: int) -> float:
+    def training(self, sample: str, variation: str) -> EventTable:
+        """The training half, with generator weights: networks do not depend on the luminosity."""
+        return self._split(self.table(sample, variation))[0]
+
+    def analysis(self, sample: str, variation: str) -> EventTable:
+        """The other half, scaled to the total expectation of the sample.
+
+        The scale is that of the nominal sample for every variation, so that acceptance effects stay in.
+        """
         nominal = self.table(sample, NOMINAL)
-        rest = nominal.split(self.config.training.fraction, seed=seed, by="entry")[1]
-        return float(nominal.weight.sum() / rest.weight.sum())
+        scale = self.expected[sample] / float(self.summary[sample]["sumw"])
+        scale *= float(nominal.weight.sum() / self._split(nominal)[1].weight.sum())
+        return self._split(self.table(sample, variation))[1].scaled(scale)
+
+    def _split(self, table: EventTable) -> tuple[EventTable, EventTable]:
+        seed = derive(self.config.analysis.seed, "halves")
+        return table.split(self.config.training.fraction, seed=seed, by="entry")
+
+    def require_positive_weights(self) -> None:
+        """Raise where pseudo-data are to be drawn from events of negative weight."""
+        for sample in self.config.samples:
+            negative = int((self.table(sample.name, NOMINAL).weight < 0.0).sum())
+            if negative:
+                raise InputError(
+                    f"pseudo-data cannot be drawn from sample {sample.name!r}: {negative} events of negative weight",
+                    fix='set data = "weighted" in [analysis] to use the weighted simulated events as data',
+                )
 
     def mixture(self, tables: Sequence[EventTable]) -> EventTable:
         """The reference density: equal parts of the samples, total weight 1."""
@@ -226,7 +242,7 @@ class Simulation:
             region,
             stored["edges"],
             {name: (np.array(v), np.array(e)) for name, (v, e) in stored["variations"].items()},
-            self.scale(sample.name),
+            self.expected[sample.name] / float(self.summary[sample.name]["sumw"]),
         )
 
 
@@ -246,7 +262,10 @@ def make_hist(
 
 
 def store_histogram(path: Path, h: hist.Hist[Any]) -> None:
-    """Write a histogram with a systematic axis as JSON; the overflow is added to the last bin."""
+    """Write a histogram with a systematic axis as JSON.
+
+    The overflow is added to the last bin; events below the first edge are not part of the region.
+    """
     edges = h.axes[1].edges.tolist()
     contents = {}
     for category in sorted(h.axes[0]):
@@ -258,3 +277,9 @@ def store_histogram(path: Path, h: hist.Hist[Any]) -> None:
             v[-2] += v[-1]
         contents[category] = (values[1:-1].tolist(), variances[1:-1].tolist())
     write_json(path, {"edges": edges, "variations": contents})
+
+
+def nominal_contents(h: hist.Hist[Any]) -> Any:
+    """Return the contents of the nominal variation."""
+    nominal: Any = h[{NAMING.axis: NOMINAL}]
+    return nominal.values()

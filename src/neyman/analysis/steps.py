@@ -11,9 +11,10 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import cache
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -81,8 +82,10 @@ class Steps:
                     where=str(self.output),
                     fix="wait for it, or use --output",
                 ) from error
-            for stale in self.output.rglob(".*.part"):
-                shutil.rmtree(stale) if stale.is_dir() else stale.unlink()
+            # What a killed run left half-written; only where steps write, the folder may hold other files too.
+            for place in (".", _STATE, "model", "model/updown"):
+                for stale in (self.output / place).glob(".*.part"):
+                    shutil.rmtree(stale) if stale.is_dir() else stale.unlink()
             yield
 
     def do(
@@ -132,15 +135,33 @@ def _read_stamp(path: Path) -> Stamp | None:
 
 
 @cache
-def code_digest(*packages: str) -> str:
-    """Digest of the source of neyman's packages (and of the modules beside them) that a step depends on."""
+def code_digest(*parts: str) -> str:
+    """Digest of the code that a step depends on.
+
+    Parameters
+    ----------
+    parts
+        Packages or files of neyman, relative to its root. The modules beside the packages and the versions of
+        the libraries that compute are always part of it.
+    """
     root = Path(__file__).parents[1]
-    files = [f for package in packages for f in sorted((root / package).rglob("*.py"))] + sorted(
-        root.glob("*.py")
-    )
-    return digest([(f.relative_to(root).as_posix(), sha256(f)) for f in files])
+    files = sorted(root.glob("*.py"))
+    for part in parts:
+        files += sorted((root / part).rglob("*.py")) if (root / part).is_dir() else [root / part]
+    return digest([(f.relative_to(root).as_posix(), sha256(f)) for f in files], _versions())
+
+
+def _versions() -> dict[str, str]:
+    versions = {}
+    for name in ("numpy", "scipy", "torch", "awkward", "uproot", "coffea", "iminuit", "pyhf", "matplotlib"):
+        with suppress(metadata.PackageNotFoundError):
+            versions[name] = metadata.version(name)
+    return versions
 
 
 def file_key(path: str | os.PathLike[str]) -> tuple[str, str]:
     """Identity of an input file: its name and content."""
-    return Path(path).name, sha256(path)
+    try:
+        return Path(path).name, sha256(path)
+    except OSError as error:
+        raise InputError(f"cannot read {Path(path).name}: {error.strerror}", where=str(path)) from error

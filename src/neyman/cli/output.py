@@ -11,6 +11,7 @@ from typing import Any
 import click
 
 from neyman.errors import NeymanError
+from neyman.files import jsonable
 
 
 def reported(command: Callable[..., None]) -> Callable[..., None]:
@@ -44,8 +45,8 @@ json_option = click.option("--json", "as_json", is_flag=True, help="Write JSON t
 
 
 def write_json(document: Any) -> None:
-    """Write one JSON document to stdout."""
-    click.echo(json.dumps(document, indent=1, allow_nan=False, default=str))
+    """Write one JSON document to stdout; what is not finite is null."""
+    click.echo(json.dumps(jsonable(document), indent=1, allow_nan=False, default=str))
 
 
 def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -36,7 +37,8 @@ def command(
     """Run the analysis described by CONFIG (an analysis.toml).
 
     Events, training, workspace, fits and report are steps. A finished step is kept as long as its configuration,
-    inputs and code do not change: stop with Ctrl-C at any time and run the same command again.
+    inputs and code do not change: stop with Ctrl-C at any time and run the same command again. Exit code 2 when
+    a fit is not valid.
     """
     from neyman.analysis import run
 
@@ -50,9 +52,12 @@ def command(
             client=client,
             reporter=reporter,
         )
+    invalid = [r["label"] for r in done.results["comparison"] if not r["valid"]]
+    invalid += [name for name in ("expected",) if not done.results[name]["valid"]]
+    invalid += [f"observed, {kind}" for kind, one in done.results["observed"].items() if not one["valid"]]
     if as_json:
-        write_json({"output": str(done.output.resolve()), **done.results})
-        return
+        write_json({"output": str(done.output.resolve()), "invalid_fits": invalid, **done.results})
+        sys.exit(2 if invalid else 0)
     rows = [(r["label"], r["stat"], r["syst"], r["with_simulation"]) for r in done.results["comparison"]]
     poi = done.config.analysis.poi
     table(
@@ -62,6 +67,9 @@ def command(
     )
     click.echo(f"Report:    {done.output / 'report' / 'index.html'}")
     click.echo(f"Workspace: {done.output / 'workspace'}")
+    if invalid:
+        click.echo(f"NOT VALID: the fits of {', '.join(invalid)}; the report says why.", err=True)
+        sys.exit(2)
 
 
 @contextmanager

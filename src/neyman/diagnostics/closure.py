@@ -47,9 +47,9 @@ class Closure:
     n_bins: int
 
     @property
-    def p_value(self) -> float:
-        """Probability of a larger distance if the ratio were exact."""
-        return float(chi2_distribution.sf(self.chi2, max(1, self.n_bins - 1)))
+    def p_value(self) -> float | None:
+        """Probability of a larger distance if the ratio were exact; None with fewer than two bins."""
+        return float(chi2_distribution.sf(self.chi2, self.n_bins - 1)) if self.n_bins > 1 else None
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain data."""
@@ -121,7 +121,10 @@ def _one(
 def _edges(x: Array, bins: int) -> Array:
     values = np.unique(x)
     if len(values) <= bins:  # a count: one bin a value
-        return np.concatenate([values - 0.5, [values[-1] + 0.5]]).astype(np.float64)
+        values = values.astype(np.float64)
+        half = 0.5 * np.diff(values) if len(values) > 1 else np.full(1, 0.5)
+        middles = 0.5 * (values[1:] + values[:-1])
+        return np.concatenate([[values[0] - half[0]], middles, [values[-1] + half[-1]]])
     edges = np.unique(np.quantile(x, np.linspace(0.0, 1.0, bins + 1)))
     # A spike (a fill value) takes several quantiles; it keeps a bin of its own.
     if len(edges) < bins + 1 and edges[0] == values[0]:

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from neyman.errors import InputError, WorkspaceError
+from neyman.errors import InputError, WorkspaceError, nearest
 from neyman.files import sha256
 from neyman.networks import Aggregate, Model, combine, match_features
 
@@ -106,8 +106,16 @@ class Scorer:
         Raises
         ------
         InputError
-            When a feature is missing, masked, jagged or not finite (with the number of events and the first).
+            When a feature is missing, masked, jagged or not finite (with the number of events and the first), or
+            a nuisance parameter is unknown to all models or outside the range in which one was trained.
         """
+        known = {parameter for name in self.paths for parameter in self._model(name).parameters}
+        for parameter in z or {}:
+            if parameter not in known:
+                raise InputError(
+                    f"no model is conditioned on {parameter!r}",
+                    fix=f"nearest names: {nearest(parameter, known)}",
+                )
         scores = {name: self._score(self._model(name), events, z or {}) for name in self.paths}
         if len(scores) == 1:
             return next(iter(scores.values()))
@@ -120,6 +128,14 @@ class Scorer:
         if len(x) == 0:
             return np.zeros(0, dtype=np.float32)
         values = [z.get(name, 0.0) for name in model.parameters]
+        for name, value, (low, high) in zip(
+            model.parameters, values, model.description.parameter_range, strict=True
+        ):
+            if not low <= value <= high:
+                raise InputError(
+                    f"nuisance parameter {name!r} = {value:g} is outside the range in which the model was trained",
+                    expected=f"{low:g} to {high:g}",
+                )
         return combine(model.members(x, values or None), self.aggregate)
 
     def _model(self, name: str) -> Model:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from neyman.errors import InferenceError, LikelihoodError
 from neyman.inference.arguments import Fixed, Values, locate, starting_point, tangent
 from neyman.inference.crossing import crossing
-from neyman.inference.minimise import Cost, Minimum, inverse_of, minimise
+from neyman.inference.minimise import Cost, Minimum, inverse_of, minimise, silent
 from neyman.inference.results import Array, FitResult, MinosError, NamedMatrix, NamedVector
 from neyman.likelihood import Likelihood
 
@@ -190,7 +190,8 @@ def _covariance(
     if inverse is None:
         return None, [f"the Hessian is not positive definite: {_flat(hessian, names)} undetermined"]
     covariance = 2.0 * inverse
-    found.minuit.hesse()
+    with silent(found.minuit):
+        found.minuit.hesse()
     other = found.minuit.covariance
     if other is not None and not at_bounds.any():
         ratio = np.sqrt(np.diag(np.asarray(other)) / np.diag(covariance))

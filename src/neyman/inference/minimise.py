@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import warnings
 from collections import OrderedDict
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -199,9 +201,10 @@ def minimise(
     for words, simplex, at_least in _ATTEMPTS:
         minuit = _minuit(cost, inside, bounds, names, steps)
         minuit.tol, minuit.strategy = tolerance, max(strategy, at_least)
-        if simplex:
-            minuit.simplex(ncall=max_calls or 200 + 20 * len(start))
-        minuit.migrad(ncall=max_calls, iterate=1)
+        with silent(minuit):
+            if simplex:
+                minuit.simplex(ncall=max_calls or 200 + 20 * len(start))
+            minuit.migrad(ncall=max_calls, iterate=1)
         limited = bool(minuit.fmin and minuit.fmin.has_reached_call_limit)
         found = _polish(cost, minuit, bounds, steps=0 if limited else 20)
         tried.append(found)
@@ -224,6 +227,17 @@ def _minuit(cost: Cost, start: Array, bounds: Array, names: tuple[str, ...], ste
     minuit.limits[:] = [(lower, upper) for lower, upper in bounds]
     minuit.errors[:] = steps
     return minuit
+
+
+@contextmanager
+def silent(minuit: Minuit) -> Iterator[None]:
+    """Keep Minuit2 from printing errors to stdout, where they would spoil JSON: they are in the messages."""
+    level = minuit.print_level
+    minuit.print_level = -1
+    try:
+        yield
+    finally:
+        minuit.print_level = level
 
 
 def _polish(cost: Cost, minuit: Minuit, bounds: Array, steps: int) -> Minimum:

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from neyman.errors import InferenceError, nearest
+from neyman.files import jsonable
 
 Array = NDArray[np.float64]
 
@@ -35,21 +36,6 @@ def position(names: Sequence[str], key: str | int) -> int:
     if not -len(names) <= key < len(names):
         raise InferenceError(f"parameter index {key} is out of range for {len(names)} parameters")
     return int(key) % len(names)
-
-
-def jsonable(value: Any) -> Any:
-    """Return `value` made of lists, dictionaries, strings and finite numbers; what is not finite is None."""
-    if hasattr(value, "to_dict"):
-        return value.to_dict()
-    if isinstance(value, np.ndarray | np.generic):
-        return jsonable(value.tolist())
-    if isinstance(value, Mapping):
-        return {str(key): jsonable(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [jsonable(item) for item in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return value
 
 
 def _frozen(array: Any) -> Array:

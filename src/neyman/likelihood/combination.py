@@ -103,7 +103,11 @@ class Likelihood:
 
     @classmethod
     def load(
-        cls, path: str | os.PathLike[str], *, prefer: Literal["unbinned", "binned"] = "unbinned"
+        cls,
+        path: str | os.PathLike[str],
+        *,
+        prefer: Literal["unbinned", "binned"] = "unbinned",
+        measurement: str | None = None,
     ) -> Self:
         """Read a workspace folder (binned and unbinned channels) or a pyhf JSON file.
 
@@ -113,10 +117,19 @@ class Likelihood:
             Folder with ``binned.json`` and/or ``unbinned.json``, or a single JSON file.
         prefer
             Which description is used where a channel exists in both forms over the same events.
+        measurement
+            Name of the measurement in both documents; the first of each by default.
+
+        Raises
+        ------
+        WorkspaceError
+            When a document cannot be read, fails its schema, or has no such measurement.
+        LikelihoodError
+            When the documents do not fit together, or the events cannot be evaluated.
         """
         from neyman.likelihood.load import load_terms
 
-        terms, global_observables = load_terms(path, prefer)
+        terms, global_observables = load_terms(path, prefer, measurement)
         return cls(terms, global_observables=global_observables)
 
     # Evaluating -------------------------------------------------------------------------------------------

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Literal
 
-from neyman.errors import LikelihoodError, nearest
+from neyman.errors import LikelihoodError, WorkspaceError, nearest
 from neyman.likelihood.histfactory import binned_term
 from neyman.likelihood.parameters import Constraint, Parameter
 from neyman.likelihood.shapes import Shape, TabulatedNetwork, UpDownRatio
@@ -18,37 +18,55 @@ from neyman.workspace.store import Workspace
 
 
 def load_terms(
-    path: str | os.PathLike[str], prefer: Literal["unbinned", "binned"]
+    path: str | os.PathLike[str], prefer: Literal["unbinned", "binned"], measurement: str | None = None
 ) -> tuple[list[Term], Mapping[str, float]]:
     """Return the terms of a workspace and the global observables of its binned part.
 
-    Channels that exist in both forms over the same events enter once, in the preferred form.
+    Channels that exist in both forms over the same events enter once, in the preferred form. Each document gives
+    the measurement of this name, its first by default.
     """
     workspace = read(path)
     terms: list[Term] = []
     observed: dict[str, float] = {}
-    unbinned = () if workspace.unbinned is None else workspace.unbinned.channels
-    if prefer == "binned":
-        unbinned = tuple(channel for channel in unbinned if not channel.replaces)
+    unbinned: tuple[documents.Channel, ...] = ()
+    settings: dict[str, documents.ParameterConfig] = {}
+    if workspace.unbinned is not None:
+        unbinned = workspace.unbinned.channels
+        settings = _settings(workspace.unbinned, measurement, str(workspace.folder))
     if workspace.binned is not None:
-        term, observed = binned_term(workspace.binned)
-        replaced = {name for channel in unbinned for name in channel.replaces}
-        for name in sorted(replaced - set(term.channels)):
-            raise LikelihoodError(
-                f"an unbinned channel replaces {name!r}, which is not a binned channel",
-                where=str(workspace.folder),
-                fix=f"nearest names: {nearest(name, term.channels)}",
-            )
+        term, observed = binned_term(workspace.binned, measurement=measurement)
+        _check_replaced(unbinned, term.channels, workspace)
+        replaced = {name for channel in unbinned for name in channel.replaces if prefer == "unbinned"}
         keep = [name for name in term.channels if name not in replaced]
         if keep:
             terms.append(term if len(keep) == len(term.channels) else term.select_channels(keep))
-    terms.extend(unbinned_term(workspace, channel) for channel in unbinned)
+    elif prefer == "binned":
+        _check_replaced(unbinned, (), workspace)
+    terms.extend(
+        unbinned_term(workspace, channel, settings)
+        for channel in unbinned
+        if prefer == "unbinned" or not channel.replaces
+    )
     constrained = {p.name for term in terms for p in term.parameters if p.constraint}
     return terms, {name: value for name, value in observed.items() if name in constrained}
 
 
-def unbinned_term(workspace: Workspace, channel: documents.Channel) -> UnbinnedTerm:
-    """Build the term of one unbinned channel, its events read from the workspace."""
+def _check_replaced(
+    unbinned: tuple[documents.Channel, ...], binned: Collection[str], workspace: Workspace
+) -> None:
+    for name in sorted({name for channel in unbinned for name in channel.replaces} - set(binned)):
+        raise LikelihoodError(
+            f"an unbinned channel replaces {name!r}, which is not a binned channel",
+            where=str(workspace.folder),
+            fix=f"nearest names: {nearest(name, binned)}",
+        )
+
+
+def unbinned_term(
+    workspace: Workspace, channel: documents.Channel, settings: Mapping[str, documents.ParameterConfig]
+) -> UnbinnedTerm:
+    """Build the term of one unbinned channel with the measurement's `settings` of the parameters; its events are
+    read from the workspace."""
     samples = [
         UnbinnedSample(
             name=sample.name,
@@ -59,8 +77,6 @@ def unbinned_term(workspace: Workspace, channel: documents.Channel) -> UnbinnedT
         )
         for sample in channel.samples
     ]
-    measurement = workspace.unbinned.measurements[0] if workspace.unbinned else None
-    settings = {p.name: p for p in measurement.config.parameters} if measurement else {}
     kinds: dict[str, set[str]] = {}
     for sample in channel.samples:
         for modifier in sample.modifiers:
@@ -70,6 +86,20 @@ def unbinned_term(workspace: Workspace, channel: documents.Channel) -> UnbinnedT
         Events(*workspace.events(channel, which)) for which in (channel.data, channel.reference)
     )
     return UnbinnedTerm(channel.name, samples, parameters, data=data, reference=reference)
+
+
+def _settings(
+    document: documents.Unbinned, measurement: str | None, where: str
+) -> dict[str, documents.ParameterConfig]:
+    measurements = {m.name: m for m in document.measurements}
+    name = document.measurements[0].name if measurement is None else measurement
+    if name not in measurements:
+        raise WorkspaceError(
+            f"unbinned.json has no measurement {name!r}",
+            where=where,
+            fix=f"nearest names: {nearest(name, measurements)}",
+        )
+    return {p.name: p for p in measurements[name].config.parameters}
 
 
 def _factor(modifier: documents.Modifier) -> YieldFactor | None:
@@ -113,11 +143,16 @@ def _parameter(
         aux = config.auxdata[0] if config and config.auxdata else 0.0
         sigma = config.sigmas[0] if config and config.sigmas else 1.0
         constraint = Constraint("normal", aux, sigma)
-        trained = tabulated_range(samples, name)
-        low, high = max(low, trained[0]), min(high, trained[1])
     if config is not None:
         if config.inits:
             init = config.inits[0]
         if config.bounds:
             low, high = config.bounds[0]
+    trained = tabulated_range(samples, name)
+    if trained[0] > high or trained[1] < low:
+        raise LikelihoodError(
+            f"the bounds {low:g} to {high:g} of {name!r} lie outside the range in which its network was trained",
+            expected=f"within {trained[0]:g} to {trained[1]:g}",
+        )
+    low, high = max(low, trained[0]), min(high, trained[1])
     return Parameter(name, init, low, high, bool(config and config.fixed), constraint)

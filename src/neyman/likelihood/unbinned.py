@@ -93,7 +93,7 @@ class UnbinnedTerm:
     Raises
     ------
     LikelihoodError
-        When a column is missing or not finite, the reference weights do not sum to a positive number, or the
+        When a column is missing, a column or a weight is not finite, the reference weights do not sum to a positive number, or the
         samples and parameters do not match.
     """
 
@@ -121,7 +121,7 @@ class UnbinnedTerm:
         self._shape_names = tuple(dict.fromkeys(e.parameter for s in self.samples for e in s.shapes))
         self.reference = reference
         self._reference = _Compiled(self, reference, "reference")
-        self._reference_weight = self._reference.weight / _positive_sum(reference.weight, name)
+        self._reference_weight = _normalised(reference.weight, name)
         self._nominal_norm = self._norms(torch.zeros(len(self._shape_names), dtype=torch.float64))
         self._bind(data)
 
@@ -130,13 +130,22 @@ class UnbinnedTerm:
         self._data = (
             self._reference if data.columns is self.reference.columns else _Compiled(self, data, "data")
         )
-        self._weight = torch.tensor(np.asarray(data.weight), dtype=torch.float64)
+        self._weight = _finite(data.weight, "the weight", f"channel {self.name}, data")
 
     def with_data(self, data: Events) -> Self:
         """Return the same term with other events; the reference is shared."""
         term = object.__new__(type(self))
         term.__dict__.update(self.__dict__)
         term._bind(data)
+        return term
+
+    def with_reference_weight(self, weight: Array) -> Self:
+        """Return the same term normalised with other weights of the reference events; data are kept."""
+        term = object.__new__(type(self))
+        term.__dict__.update(self.__dict__)
+        term.reference = Events(weight, self.reference.columns)
+        term._reference_weight = _normalised(weight, self.name)
+        term._nominal_norm = term._norms(torch.zeros(len(self._shape_names), dtype=torch.float64))
         return term
 
     # Evaluation -------------------------------------------------------------------------------------------
@@ -336,7 +345,7 @@ class _Compiled:
 
     def __init__(self, term: UnbinnedTerm, events: Events, what: str) -> None:
         where = f"channel {term.name}, {what}"
-        self.weight = torch.tensor(np.asarray(events.weight), dtype=torch.float64)
+        self._n_events = len(events)
         names = dict.fromkeys(
             name for s in term.samples for name in (s.log_ratio, *required_columns(s.shapes))
         )
@@ -349,7 +358,7 @@ class _Compiled:
         ]
 
     def chunks(self) -> list[slice]:
-        n = len(self.weight)
+        n = self._n_events
         return [slice(i, min(i + _CHUNK, n)) for i in range(0, n, _CHUNK)]
 
     def log_ratio(
@@ -374,23 +383,28 @@ def _column(events: Events, name: str, where: str) -> torch.Tensor:
             where=where,
             fix=f"nearest names: {nearest(name, events.columns)}",
         )
-    column = torch.tensor(np.asarray(events.columns[name]), dtype=torch.float64)
-    bad = torch.nonzero(~torch.isfinite(column))
+    return _finite(events.columns[name], f"log-ratio {name!r}", where)
+
+
+def _finite(values: Array, what: str, where: str) -> torch.Tensor:
+    found = torch.tensor(np.asarray(values), dtype=torch.float64)
+    bad = torch.nonzero(~torch.isfinite(found))
     if len(bad):
         raise LikelihoodError(
-            f"log-ratio {name!r} is not finite for {len(bad)} events",
-            where=f"{where}, first at event {int(bad[0])}",
+            f"{what} is not finite for {len(bad)} events", where=f"{where}, first at event {int(bad[0])}"
         )
-    return column
+    return found
 
 
-def _positive_sum(weight: Array, name: str) -> float:
+def _normalised(weight: Array, channel: str) -> torch.Tensor:
+    """Return reference weights divided by their sum."""
+    weights = _finite(weight, "the weight", f"channel {channel}, reference")
     total = float(np.sum(weight))
     if not total > 0.0:
         raise LikelihoodError(
-            f"channel {name!r}: the reference weights sum to {total:g}, not a positive number"
+            f"channel {channel!r}: the reference weights sum to {total:g}, not a positive number"
         )
-    return total
+    return weights / total
 
 
 def tabulated_range(samples: Sequence[UnbinnedSample], parameter: str) -> tuple[float, float]:

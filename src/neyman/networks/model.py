@@ -16,7 +16,7 @@ from typing import Literal
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
@@ -60,6 +60,12 @@ class Description(BaseModel):
     outputs: int = Field(default=1, ge=1, le=10_000)
     kind: Literal["log_ratio", "score"] = "log_ratio"
     notes: dict[str, str] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _one_range_each(self) -> Description:
+        if len(self.parameter_range) != len(self.parameters):
+            raise ValueError(f"{len(self.parameters)} parameters but {len(self.parameter_range)} ranges")
+        return self
 
 
 class Model:

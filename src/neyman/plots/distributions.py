@@ -99,9 +99,9 @@ def _closure(main: Axes, ratio: Axes, one: Mapping[str, Any], process: str) -> N
     ratio.minorticks_off()
     p = one["p_value"]
     main.set_title(
-        f"χ²/ndf = {one['chi2']:.1f}/{max(1, one['n_bins'] - 1)},  p = {p:.2g}",
+        "too few events" if p is None else f"χ²/ndf = {one['chi2']:.1f}/{one['n_bins'] - 1},  p = {p:.2g}",
         fontsize="small",
-        color=RED if p < SUSPICIOUS else INK,
+        color=RED if p is not None and p < SUSPICIOUS else INK,
     )
     safe = np.where(model > 0.0, model, np.nan)
     points, errors, band = target / safe, target_error / safe, model_error / safe

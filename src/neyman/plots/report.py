@@ -151,6 +151,7 @@ def _parts(
             "Closure of the learned ratios",
             join(
                 sections.closure(config, results),
+                sections.closure_systematics(config, results),
                 *(
                     show(
                         f"closure_{process}",

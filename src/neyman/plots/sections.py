@@ -267,14 +267,16 @@ def closure(config: Results, results: Results) -> Html:
     """Distances of the closure test, the worst marked."""
     closures = results["closure"]
     labels = _sample_labels(config)
-    worst = min(closures, key=lambda c: c["p_value"])
-    low = [c for c in closures if c["p_value"] < SUSPICIOUS]
+    tested = [c for c in closures if c["p_value"] is not None]
+    worst = min(tested, key=lambda c: c["p_value"], default=None)
     processes = list(dict.fromkeys(c["process"] for c in closures))
     cells = {(c["feature"], c["process"]): c for c in closures}
 
     def cell(c: Results | None) -> Html:
         if c is None:
             return escape("")
+        if c["p_value"] is None:
+            return escape("too few events")
         distance = f"{c['chi2']:.1f} / {c['n_bins']}, p = {c['p_value']:.2g}"
         return tag(
             "span",
@@ -286,12 +288,15 @@ def closure(config: Results, results: Results) -> Html:
         (feature, *(cell(cells.get((feature, process))) for process in processes))
         for feature in dict.fromkeys(c["feature"] for c in closures)
     ]
-    sentence = (
-        f"{len(low)} of {len(closures)} comparisons have a p-value below {SUSPICIOUS:g}; "
-        f"{SUSPICIOUS * len(closures):.1f} are expected by chance. "
-        f"The worst is {worst['feature']} of {labels.get(worst['process'], worst['process'])}, "
-        f"p = {worst['p_value']:.2g}."
-    )
+    sentence = "No comparison has enough events."
+    if worst is not None:
+        low = sum(c["p_value"] < SUSPICIOUS for c in tested)
+        sentence = (
+            f"{low} of {len(tested)} comparisons have a p-value below {SUSPICIOUS:g}; "
+            f"{SUSPICIOUS * len(tested):.1f} are expected by chance. "
+            f"The worst is {worst['feature']} of {labels.get(worst['process'], worst['process'])}, "
+            f"p = {worst['p_value']:.2g}."
+        )
     return join(
         tag(
             "p",
@@ -303,6 +308,37 @@ def closure(config: Results, results: Results) -> Html:
             ("feature", *(labels.get(p, p) for p in processes)), rows, note="χ² / number of bins, and p-value"
         ),
     )
+
+
+def closure_systematics(config: Results, results: Results) -> Html:
+    """Closure of the ratios at +-1 standard deviation, a line a variation and process."""
+    labels = _sample_labels(config)
+    groups: dict[tuple[str, str], list[Results]] = {}
+    for one in results["closure_systematics"]:
+        if one["p_value"] is not None:
+            groups.setdefault((one["variation"], one["process"]), []).append(one)
+    rows = []
+    for (variation, process), closures in groups.items():
+        worst = min(closures, key=lambda c: c["p_value"])
+        low = sum(c["p_value"] < SUSPICIOUS for c in closures)
+        text = f"{worst['feature']}: χ² {worst['chi2']:.1f} / {worst['n_bins']}, p = {worst['p_value']:.2g}"
+        rows.append(
+            (
+                variation,
+                labels.get(process, process),
+                f"{low} of {len(closures)}",
+                tag("span", text, class_="bad" if worst["p_value"] < SUSPICIOUS / len(closures) else None),
+            )
+        )
+    if not rows:
+        return escape("")
+    sentence = (
+        "The same test at one standard deviation of every nuisance parameter that shifts events: the reference, "
+        "reweighted by the ratio with its systematic part, against the shifted events. Marked where the worst "
+        f"feature is less probable than {SUSPICIOUS:g} after the number of features."
+    )
+    head = ("variation", "process", f"features with p < {SUSPICIOUS:g}", "worst")
+    return join(tag("p", sentence), table(head, rows))
 
 
 def simulation(config: Results, results: Results) -> Html:

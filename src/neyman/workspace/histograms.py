@@ -215,12 +215,14 @@ def _modifiers(model: SampleModel, contents: _Contents, staterror: str | None) -
     ]
     total = float(contents.nominal.sum())
     for name, (up, down) in contents.variations.items():
+        if not (contents.nominal.any() or up.any() or down.any()):
+            continue
         hi, lo = float(up.sum()), float(down.sum())
         if not (total > 0.0 and hi > 0.0 and lo > 0.0):
             raise WorkspaceError(
                 f"variation {name!r} has totals nominal {total:g}, up {hi:g}, down {lo:g}",
                 where=contents.where,
-                expected="positive totals",
+                expected="positive totals, or no events in all three",
             )
         out.append({"name": name, "type": "normsys", "data": {"hi": hi / total, "lo": lo / total}})
         shapes = up * (total / hi), down * (total / lo)

@@ -116,7 +116,7 @@ class Draft:
 
 
 def read(path: str | os.PathLike[str]) -> Workspace:
-    """Read a workspace folder, or a single pyhf JSON file.
+    """Read a workspace folder, or one of its documents: a pyhf JSON file or ``unbinned.json``.
 
     Raises
     ------
@@ -124,6 +124,8 @@ def read(path: str | os.PathLike[str]) -> Workspace:
         When there is no document, a document is not JSON, or it does not fit its schema.
     """
     folder = Path(path)
+    if folder.is_file() and folder.name == UNBINNED:
+        return Workspace(folder.parent, None, _parse(folder, Unbinned))
     if folder.is_file():
         return Workspace(folder.parent, _json(folder), None)
     if not folder.is_dir():
@@ -156,15 +158,26 @@ def log_ratio_columns(channel: Channel) -> list[str]:
 def read_columns(path: Path, names: Sequence[str]) -> dict[str, NDArray[np.float64]]:
     """Read numeric columns of a Parquet file as float64."""
     try:
-        available = pq.read_schema(path).names
+        types = {column.name: column.type for column in pq.read_schema(path)}
         for name in names:
-            if name not in available:
+            if name not in types:
                 raise WorkspaceError(
                     f"{path.name} has no column {name!r}",
                     where=str(path),
-                    fix=f"nearest: {nearest(name, available)}",
+                    fix=f"nearest: {nearest(name, types)}",
+                )
+            if not (pa.types.is_floating(types[name]) or pa.types.is_integer(types[name])):
+                raise WorkspaceError(
+                    f"column {name!r} is {types[name]}", where=str(path), expected="one number an event"
                 )
         table = pq.read_table(path, columns=list(dict.fromkeys(names)))
+        for name in table.column_names:
+            if missing := table.column(name).null_count:
+                raise WorkspaceError(
+                    f"column {name!r} ({types[name]}) is empty in {missing} of {table.num_rows} events",
+                    where=str(path),
+                    expected="one number an event",
+                )
         return {
             name: np.asarray(table.column(name).to_numpy(), dtype=np.float64) for name in table.column_names
         }
