@@ -6,6 +6,7 @@ import json
 import sys
 from pathlib import Path
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner
@@ -98,6 +99,10 @@ def test_inspect(finished):
     assert as_json("inspect", out / "model")["kind"] == "trained networks"
     workspace = as_json("inspect", out / "workspace")
     assert workspace["sections"]["unbinned channels"][0]["channel"] == "SR"
+    alone = as_json("inspect", out / "workspace" / "unbinned.json")
+    assert alone["sections"]["unbinned channels"] == workspace["sections"]["unbinned channels"]
+    assert as_json("inspect", out / "results.json")["kind"] == "results of an analysis"
+    assert as_json("inspect", out / "workspace" / "manifest.json")["kind"] == "manifest of a workspace"
     table = as_json("inspect", out / "workspace" / "SR_data.parquet")
     assert {row["column"] for row in table["sections"]["columns"]} >= {"weight", "x:x", "sig"}
     failed = as_json("inspect", out / "nothing", code=1)
@@ -107,6 +112,63 @@ def test_inspect(finished):
 def test_inspect_unknown_kind(tmp_path):
     (tmp_path / "a.txt").write_text("x")
     assert "is of no known kind" in call("inspect", tmp_path / "a.txt", code=1).stderr
+
+
+PYHF = {
+    "channels": [
+        {
+            "name": "SR",
+            "samples": [
+                {
+                    "name": "s",
+                    "data": [1.0, 2.0],
+                    "modifiers": [{"name": "mu", "type": "normfactor", "data": None}],
+                }
+            ],
+        }
+    ]
+}
+REST = {
+    "observations": [{"name": "SR", "data": [1.0, 3.0]}],
+    "measurements": [{"name": "m", "config": {"poi": "mu", "parameters": []}}],
+    "version": "1.0.0",
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "document", "kind"),
+    [
+        ("w.json", PYHF | REST, "workspace"),
+        ("w.json", PYHF, "pyhf model"),
+        ("r.json", {"comparison": [], "expected": {}, "observed": {}, "n": 3}, "results of an analysis"),
+        ("m.json", {"files": {}, "versions": {}, "configuration": {}}, "manifest of a workspace"),
+    ],
+)
+def test_inspect_tells_json_documents_apart(tmp_path, name, document, kind):
+    (tmp_path / name).write_text(json.dumps(document))
+    assert as_json("inspect", tmp_path / name)["kind"] == kind
+    assert kind in call("inspect", tmp_path / name).stdout
+
+
+@pytest.mark.parametrize(
+    ("document", "message"),
+    [
+        ([1], "is JSON of no known kind"),
+        ({"a": 1}, "is JSON of no known kind"),
+        (REST | {"channels": [{"name": "SR", "samples": []}]}, "fails pyhf's schema"),
+        (REST | {"channels": 3}, "fails pyhf's schema"),
+        ({"channels": [{"name": "SR"}]}, "fails pyhf's schema"),
+    ],
+)
+def test_inspect_refuses_other_json(tmp_path, document, message):
+    (tmp_path / "a.json").write_text(json.dumps(document))
+    assert message in as_json("inspect", tmp_path / "a.json", code=1)["error"]["what"]
+
+
+def test_json_has_null_for_what_is_not_finite(tmp_path):
+    pq.write_table(pa.table({"x": [1.0, float("nan")]}), tmp_path / "a.parquet")
+    (row,) = as_json("inspect", tmp_path / "a.parquet")["sections"]["columns"]
+    assert row["mean"] is None
 
 
 def test_score(finished, tmp_path):

@@ -47,6 +47,23 @@ def test_counts_get_one_bin_a_value_and_spikes_their_own():
     assert spiky.chi2 == 0.0
 
 
+def test_close_discrete_values_get_one_bin_each():
+    x = np.repeat([0.0, 0.1, 0.2, 0.4], 100)[:, None]
+    (found,) = closure("p", ["x"], (x, np.ones(400)), (x, np.ones(400)), np.zeros(400))
+    assert found.edges == pytest.approx([-0.05, 0.05, 0.15, 0.3, 0.5])
+    assert found.target == pytest.approx([0.25] * 4)
+
+
+def test_too_few_events_for_a_p_value():
+    x, w = np.zeros((400, 1)), np.ones(400)
+    (one_bin,) = closure("p", ["x"], (x, w), (x, w), np.zeros(400))
+    assert one_bin.edges == [-0.5, 0.5]
+    few = np.arange(8.0)[:, None]
+    (no_bin,) = closure("p", ["x"], (few, w[:8]), (few, w[:8]), np.zeros(8))
+    assert (one_bin.n_bins, no_bin.n_bins) == (1, 0)
+    assert one_bin.p_value is no_bin.p_value is no_bin.to_dict()["p_value"] is None
+
+
 def test_useless_weights():
     target, (x, w), log_ratio = samples(4)
     with pytest.raises(InputError, match="reweighted reference of 'p' has a total weight of -"):

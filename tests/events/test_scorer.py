@@ -61,6 +61,18 @@ def test_nuisance_parameter_inputs(tmp_path, events):
     assert np.array_equal(scorer(events, {"tes": 0.7}), model(matrix, [0.7]))
 
 
+def test_nuisance_parameters_are_known_and_in_range(tmp_path, events):
+    save(tmp_path / "one.safetensors", parameters=("tes",))
+    save(tmp_path / "two.safetensors", parameters=("jes",))
+    scorer = Scorer.load(tmp_path)
+    assert len(scorer(events, {"jes": 1.0})) == 50
+    with pytest.raises(InputError, match=r"(?s)no model is conditioned on 'tse'.*nearest names: tes"):
+        scorer(events, {"tse": 0.5})
+    for value in (1.2, np.nan):
+        with pytest.raises(InputError, match=rf"(?s)'jes' = {value} is outside the range.*-1 to 1"):
+            scorer(events, {"jes": value})
+
+
 def test_pickle_is_small_and_loads_once_per_process(tmp_path, events, monkeypatch):
     save(tmp_path / "m.safetensors")
     scorer = Scorer.load(tmp_path)

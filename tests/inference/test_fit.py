@@ -394,3 +394,15 @@ def test_named_vector_and_matrix(linear):
         values["tess"]
     with pytest.raises(InferenceError, match="out of range for 4"):
         result.covariance[0, 4]
+
+
+def test_minuit_prints_nothing(function, capfd):
+    def f(t):
+        return (
+            torch.sin(3 * t[0]) * torch.sin(3 * t[1])
+            + 2 * t[0] * t[1] * torch.exp(-t[0])
+            + 0.05 * (t**4).sum()
+        )
+
+    fit(function(f, free("a", 0.2), free("b", 0.1)))  # indefinite at the start
+    assert capfd.readouterr() == ("", "")

@@ -281,6 +281,25 @@ def test_non_finite_log_ratio_names_the_event():
         UnbinnedTerm("SR", samples(), parameters(), data=broken, reference=events(10, 2))
 
 
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_non_finite_weight_names_the_event(bad):
+    t = term()
+    for name in ("data", "reference"):
+        own = {"data": events(10, 1), "reference": events(10, 2)}
+        own[name].weight[4:6] = bad
+        message = rf"(?s)weight is not finite for 2 events.*channel SR, {name}, first at event 4"
+        with pytest.raises(LikelihoodError, match=message):
+            UnbinnedTerm("SR", samples(), parameters(), **own)
+    weight = t.reference.weight.copy()
+    weight[4:6] = bad
+    for change in (
+        lambda: t.with_data(Events(weight, t.reference.columns)),
+        lambda: t.with_reference_weight(weight),
+    ):
+        with pytest.raises(LikelihoodError, match=r"(?s)weight is not finite for 2 events.*event 4"):
+            change()
+
+
 def test_reference_weights_must_be_positive_in_sum():
     reference = events(10, 2)
     bad = Events(-reference.weight, reference.columns)

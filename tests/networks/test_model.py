@@ -147,6 +147,8 @@ def test_missing_and_broken_descriptions(tmp_path: Path) -> None:
         json.dumps({**good, "activation": "os.system"}),
         json.dumps({**good, "members": 0}),
         json.dumps({**good, "features": []}),
+        json.dumps({**good, "parameters": ["z"]}),
+        json.dumps({**good, "parameter_range": [[-1.0, 1.0]]}),
     ):
         with pytest.raises(WorkspaceError, match="has a broken description"):
             Model.load(broken(tmp_path / "m.safetensors", tensors, {"neyman": text}))

@@ -176,6 +176,13 @@ def test_closure_draws_densities_ratio_and_distance(make: SimpleNamespace) -> No
     assert main.get_ylim()[1] > points.max()
 
 
+def test_closure_of_too_few_events(make: SimpleNamespace) -> None:
+    (one,) = make.closures("htautau", ("m_vis",))
+    main = plots.closure([one | {"p_value": None}]).axes[0]
+    assert title(main).get_text() == "too few events"
+    assert title(main).get_color() == style.INK
+
+
 def test_closure_cuts_only_outermost_bins(make: SimpleNamespace) -> None:
     (one,) = make.closures("htautau", ("m_vis",))
     main = plots.closure([one]).axes[0]

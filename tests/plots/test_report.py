@@ -203,6 +203,16 @@ def test_a_second_report_replaces_the_first_and_a_failure_leaves_it(
     assert not (tmp_path / "figures" / "stale.png").exists()
 
 
+def test_closure_of_too_few_events(config: dict[str, Any], results: dict[str, Any]) -> None:
+    results["closure"][0]["p_value"] = None
+    text = str(sections.closure(config, results))
+    assert text.count("too few events") == 1
+    assert "of 3 comparisons have a p-value" in text
+    for one in results["closure"]:
+        one["p_value"] = None
+    assert "No comparison has enough events." in str(sections.closure(config, results))
+
+
 def test_times_are_shown_when_they_are_known(config: dict[str, Any]) -> None:
     assert "12.3 s" in sections.reproduction(config, {"steps": {"events": 12.34}})
     assert "Time of each step" not in sections.reproduction(config, {})

@@ -198,6 +198,50 @@ def test_validate_reports_what_cannot_be_read(tmp_path):
     assert "does not exist" in only.detail
 
 
+def test_validate_finds_ratios_that_underflow(folder):
+    events = pq.read_table(folder / "data.parquet")
+    tiny = events["sig"].to_numpy().copy()
+    tiny[3] = -800.0
+    pq.write_table(
+        events.set_column(events.schema.get_field_index("sig"), "sig", pa.array(tiny)),
+        folder / "data.parquet",
+    )
+    failed = {c.name: c.detail for c in validate(folder) if not c.passed}
+    assert failed["SR: data: ratios positive"] == "not positive and finite: sig"
+
+
+def test_validate_wants_expected_events(folder):
+    def unbinned(document):
+        for sample in document["channels"][0]["samples"]:
+            sample["yield"] = 0.0
+
+    def binned(document):
+        for sample in document["channels"][1]["samples"]:
+            sample["data"] = [0.0, 0.0]
+
+    rewrite(folder / "unbinned.json", unbinned)
+    rewrite(folder / "binned.json", binned)
+    failed = {c.name for c in validate(folder) if not c.passed}
+    assert failed == {"SR: yield", "CR: yield", "digest of unbinned.json", "digest of binned.json"}
+
+
+def test_validate_wants_every_file_in_the_manifest(folder):
+    rewrite(folder / "manifest.json", lambda d: d.__setitem__("files", {}))
+    (failed,) = (c for c in validate(folder) if not c.passed)
+    assert failed.name == "manifest"
+    assert failed.detail == "does not record binned.json, data.parquet, reference.parquet, unbinned.json"
+    rewrite(
+        folder / "unbinned.json",
+        lambda d: d["channels"][0]["samples"][0].__setitem__("network", "n.safetensors"),
+    )
+    assert "n.safetensors" in next(c for c in validate(folder) if c.name == "manifest").detail
+    (folder / "manifest.json").unlink()
+    (failed,) = (c for c in validate(folder) if not c.passed)
+    assert failed.name == "manifest"
+    assert "is missing" in failed.detail
+    assert all(c.passed for c in validate(folder / "binned.json"))
+
+
 @pytest.mark.parametrize("bad", ["../data.parquet", "/etc/passwd", "a/../../b", "..", "a\\b"])
 def test_paths_stay_inside(bad):
     with pytest.raises(ValueError, match="must be a relative path inside the workspace folder"):
@@ -245,6 +289,65 @@ def test_replaced_channel_must_exist(folder):
     with pytest.raises(
         LikelihoodError, match=r"(?s)replaces 'SR_bind', which is not a binned channel.*SR_binned"
     ):
+        Likelihood.load(folder)
+
+
+@pytest.mark.parametrize("binned", [True, False])
+def test_the_signal_region_never_vanishes(folder, binned):
+    rewrite(folder / "unbinned.json", lambda d: d["channels"][0].__setitem__("replaces", ["SR_bind"]))
+    if not binned:
+        (folder / "binned.json").unlink()
+    with pytest.raises(LikelihoodError, match="replaces 'SR_bind', which is not a binned channel"):
+        Likelihood.load(folder, prefer="binned")
+
+
+def bounds_of_tes(*bounds):
+    setting = {"name": "tes", "bounds": [bounds]}
+    return lambda d: d["measurements"][0]["config"]["parameters"].append(setting)
+
+
+def test_bounds_stay_within_the_trained_range(folder):
+    rewrite(folder / "unbinned.json", bounds_of_tes(-1.0, 5.0))
+    lh = Likelihood.load(folder)
+    assert lh.bounds[lh.index("tes")].tolist() == [-1.0, 2.0]
+
+
+def test_bounds_outside_the_trained_range(folder):
+    rewrite(folder / "unbinned.json", bounds_of_tes(3.0, 5.0))
+    with pytest.raises(LikelihoodError, match=r"(?s)bounds 3 to 5 of 'tes' lie outside.*within -2 to 2"):
+        Likelihood.load(folder)
+
+
+def test_measurement_by_name(folder):
+    other = json.loads(json.dumps(MEASUREMENT)) | {"name": "wide"}
+    other["config"]["parameters"][1]["bounds"] = [[-2.0, 7.0]]
+    for name in ("binned.json", "unbinned.json"):
+        rewrite(folder / name, lambda d: d["measurements"].append(other))
+    lh = Likelihood.load(folder, measurement="wide")
+    assert lh.bounds[lh.index("mu")].tolist() == [-2.0, 7.0]
+    assert Likelihood.load(folder).bounds[lh.index("mu")].tolist() == [-1.0, 5.0]
+    with pytest.raises(WorkspaceError, match=r"(?s)no measurement 'wied'.*nearest names: wide"):
+        Likelihood.load(folder, measurement="wied")
+    (folder / "binned.json").unlink()
+    with pytest.raises(WorkspaceError, match=r"(?s)unbinned.json has no measurement 'wied'.*wide"):
+        Likelihood.load(folder, measurement="wied")
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        (pa.array([{"a": 1.0}] * 120), r"column 'sig' is struct<a: double>"),
+        (pa.array(["x"] * 120), r"column 'sig' is string"),
+        (pa.array([[1.0]] * 120), r"column 'sig' is list<"),
+        (pa.array([None] + [1.0] * 119), r"column 'sig' \(double\) is empty in 1 of 120 events"),
+    ],
+)
+def test_columns_hold_one_number_an_event(folder, values, message):
+    events = pq.read_table(folder / "data.parquet")
+    pq.write_table(
+        events.set_column(events.schema.get_field_index("sig"), "sig", values), folder / "data.parquet"
+    )
+    with pytest.raises(WorkspaceError, match=message):
         Likelihood.load(folder)
 
 

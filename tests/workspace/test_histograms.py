@@ -100,6 +100,19 @@ def test_bad_histograms(contents, changes, message):
         from_hists(channels(**contents), MODELS, parameters=LUMI, **changes)
 
 
+def test_a_sample_may_be_absent_from_a_channel():
+    nothing = 0.0 * NOMINAL
+    histograms = channels()
+    histograms["SR"]["bkg"] = histogram({"nominal": nothing, "jesUp": nothing, "jesDown": nothing})
+    spec = from_hists(histograms, MODELS, parameters=LUMI)
+    assert "jes" not in str(spec)
+    lh = Likelihood.from_pyhf(spec)
+    assert np.isfinite(lh.value(lh.inits))
+    histograms["SR"]["bkg"] = histogram({"nominal": nothing, "jesUp": NOMINAL, "jesDown": nothing})
+    with pytest.raises(WorkspaceError, match="'jes' has totals nominal 0, up 90, down 0"):
+        from_hists(histograms, MODELS, parameters=LUMI)
+
+
 def test_negative_bin():
     bad = {"SR": {"sig": histogram({"nominal": [1.0, -0.5, 2.0]})}}
     with pytest.raises(

@@ -186,7 +186,7 @@ def _workspace(workspace: Workspace, kind: Literal["workspace", "model"] = "work
     sections["parameters"] = _parameters(workspace)
     if workspace.manifest is not None:
         sections["versions"] = [{"package": k, "version": v} for k, v in workspace.manifest.versions.items()]
-    return Inspection(kind, sections)
+    return Inspection("workspace" if kind == "workspace" else "pyhf model", sections)
 
 
 def _parameters(workspace: Workspace) -> list[dict[str, Any]]:

@@ -15,7 +15,6 @@ from neyman.analysis.measuring import measure
 from neyman.analysis.simulation import NOMINAL, Inputs, Simulation, process
 from neyman.analysis.steps import Stamp, Steps, code_digest, file_key
 from neyman.files import jsonable, write_json
-
 from neyman.networks import Model
 from neyman.ratios import ProcessRatios, tabulate
 

@@ -93,8 +93,8 @@ class UnbinnedTerm:
     Raises
     ------
     LikelihoodError
-        When a column is missing, a column or a weight is not finite, the reference weights do not sum to a positive number, or the
-        samples and parameters do not match.
+        When a column is missing, a column or a weight is not finite, the reference weights do not sum to a
+        positive number, or the samples and parameters do not match.
     """
 
     def __init__(

@@ -17,8 +17,8 @@ def held_out(table: EventTable, fraction: float, *, seed: int) -> NDArray[np.boo
     """Choose the events that judge a training and do not take part in it, bool ``(n_events,)``.
 
     By event identity (column ``entry``) where the table has it: replicas and variations of an event stay on one
-    side, and the choice is independent of :meth:`neyman.events.EventTable.split` with the same seed. Otherwise `fraction` of the events, the same rows in
-    every table of the same length.
+    side, and the choice is independent of :meth:`neyman.events.EventTable.split` with the same seed. Otherwise
+    `fraction` of the events, the same rows in every table of the same length.
     """
     if "entry" in table.extra:
         ids = table.extra["entry"]
