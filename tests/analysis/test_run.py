@@ -77,6 +77,14 @@ def test_yields_are_cross_section_times_luminosity(toy_run):
     assert yields["sig"]["nominal"] == pytest.approx(200.0 * accepted, rel=1e-6)
 
 
+def test_ratios_close_on_every_variation(toy_run):
+    found = {(c["variation"], c["process"]) for c in toy_run.results["closure_systematics"]}
+    names = ("scaleUp", "scaleDown", "offsetUp", "offsetDown")
+    assert found == {(v, p) for v in names for p in ("sig", "bkg")}
+    worst = min(c["p_value"] for c in toy_run.results["closure"] + toy_run.results["closure_systematics"])
+    assert worst > 1e-6
+
+
 def test_simulation_fit_agrees_within_its_noise(toy_run):
     check = toy_run.results["simulation_check"]
     assert check["valid"]
@@ -147,6 +155,77 @@ def test_full_disk(toy_config, toy_run, tmp_path):
     assert not partial_files(out)
     run(toy_config, output=out)
     assert contents(out) == contents(toy_run.output)
+
+
+@pytest.mark.parametrize("executor", ["threads", "dask"])
+def test_executors_give_the_same_events(toy_config, toy_run, tmp_path, executor):
+    with pytest.raises(KeyboardInterrupt):
+        run(toy_config, output=tmp_path / "out", executor=executor, reporter=Recorder(stop_in="train sig"))
+    names = [
+        p.relative_to(toy_run.output) for p in sorted((toy_run.output / "events").rglob("*")) if p.is_file()
+    ]
+    assert len(names) > 10
+    for name in names:
+        assert (tmp_path / "out" / name).read_bytes() == (toy_run.output / name).read_bytes()
+
+
+def test_incomplete_events_are_noticed(toy_config, toy_run, tmp_path):
+    shutil.copytree(toy_run.output, tmp_path / "out")
+    next((tmp_path / "out" / "events" / "bkg" / "SR" / "nominal").glob("*.parquet")).unlink()
+    shutil.rmtree(tmp_path / "out" / "workspace")
+    with pytest.raises(
+        InputError, match=r"(?s)processed events of 'bkg', 'nominal' are incomplete.*delete this folder"
+    ):
+        run(toy_config, output=tmp_path / "out")
+
+
+def test_luminosity_does_not_retrain(toy_config, toy_run, tmp_path):
+    shutil.copytree(toy_config.parent, tmp_path / "a")
+    shutil.copytree(toy_run.output, tmp_path / "out")
+    edit(tmp_path / "a" / "analysis.toml", "luminosity = 2.0", "luminosity = 3.0")
+    recorder = Recorder()
+    again = run(tmp_path / "a" / "analysis.toml", output=tmp_path / "out", reporter=recorder)
+    assert [name for name, state in recorder.steps.items() if state == "run"] == [
+        "workspace",
+        "fit",
+        "report",
+    ]
+    for name, yields in again.results["workspace"]["yields"].items():
+        assert yields["nominal"] == pytest.approx(
+            1.5 * toy_run.results["workspace"]["yields"][name]["nominal"]
+        )
+
+
+def test_a_renamed_sample_leaves_no_model(toy_config, toy_run, tmp_path):
+    shutil.copytree(toy_config.parent, tmp_path / "a")
+    shutil.copytree(toy_run.output, tmp_path / "out")
+    edit(tmp_path / "a" / "analysis.toml", 'name = "sig"', 'name = "signal"')
+    edit(tmp_path / "a" / "data" / "samples.json", '"sig"', '"signal"')
+    run(tmp_path / "a" / "analysis.toml", output=tmp_path / "out")
+    assert sorted(p.stem for p in (tmp_path / "out" / "model").glob("*.safetensors")) == ["bkg", "signal"]
+
+
+def test_signed_weights(toy):
+    rng = np.random.default_rng(8)
+    weight = np.where(rng.random(4000) < 0.1, -1.0, 1.0).astype(np.float32)
+    write_root(toy.parent / "data" / "sig.root", 1.0, 4000, 1, genWeight=weight)
+    fails(toy, r"(?s)pseudo-data cannot be drawn from sample 'sig': \d+ events of negative weight.*weighted")
+    edit(toy, "luminosity = 2.0", 'luminosity = 2.0\ndata = "weighted"')
+    done = run(toy, output=toy.parent / "out")
+    observed = done.results["observed"]["classifier"]
+    assert observed["valid"]
+    assert observed["values"]["mu"] == pytest.approx(1.0, abs=1e-3)
+
+
+def test_a_weak_measurement_with_bounds_still_reports(toy_config, toy_run, tmp_path):
+    shutil.copytree(toy_config.parent, tmp_path / "a")
+    shutil.copytree(toy_run.output, tmp_path / "out")
+    edit(tmp_path / "a" / "analysis.toml", "luminosity = 2.0", "luminosity = 0.02")
+    edit(tmp_path / "a" / "analysis.toml", "bounds = { mu = [-1.0, 10.0] }", "")
+    done = run(tmp_path / "a" / "analysis.toml", output=tmp_path / "out")
+    lower = [row["minos"][0] for row in done.results["comparison"]]
+    assert None in lower or min(lower) >= -1.0
+    assert (done.output / "report" / "index.html").is_file()
 
 
 def test_two_runs_in_one_folder(toy_config, tmp_path):
