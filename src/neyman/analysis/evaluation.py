@@ -18,7 +18,7 @@ from neyman.ratios import ProcessRatios, RatioTable
 
 Array = NDArray[np.float64]
 CLASSIFIER, SINGLE = "classifier", "single"
-_SIDES = ((NAMING.up, 1.0, 0), (NAMING.down, -1.0, 1))
+_SIDES = ((NAMING.up, 1.0), (NAMING.down, -1.0))
 
 
 @dataclass(frozen=True)
@@ -94,7 +94,7 @@ def prepare(config: Config, simulation: Simulation, ratios: Mapping[str, Process
 def _variations(config: Config) -> list[tuple[str, SystematicSection | None, int]]:
     """Nominal, then up and down of every systematic."""
     varied = [
-        (s.name + suffix, s, side) for s in config.systematics for side, (suffix, _, _) in enumerate(_SIDES)
+        (s.name + suffix, s, side) for s in config.systematics for side, (suffix, _) in enumerate(_SIDES)
     ]
     return [(NOMINAL, None, 0), *varied]
 
@@ -106,11 +106,10 @@ def _varied(
     nominal = float64(reference.columns[process.name])
     if systematic is None:
         return nominal
-    _, alpha, column = _SIDES[side]
     if systematic.name == process.conditioned_on:
         x = reference.events.with_features(process.nominal.features).x
-        return float64(process.nominal(x, [alpha]))
-    return nominal + float64(reference.columns[process.up_down_columns(systematic.name)[column]])
+        return float64(process.nominal(x, [_SIDES[side][1]]))
+    return nominal + float64(reference.columns[process.up_down_columns(systematic.name)[side]])
 
 
 def _closure(process: str, events: EventTable, reference: RatioTable, log_ratio: Array) -> list[Closure]:
