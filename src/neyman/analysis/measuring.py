@@ -76,7 +76,7 @@ def compare(config: Config, descriptions: Descriptions, simulation_noise: float)
                 "minos": [syst.minos[poi].lower, syst.minos[poi].upper],
                 "with_simulation": float(np.hypot(full.errors[poi], noise)),
                 "valid": stat.valid and syst.valid and full.valid,
-                "scan": profile(asimov, poi, fixed=simulation, best=syst).to_dict(),
+                "scan": _profile(asimov, syst, poi, config.fit.profile_points),
             }
         )
     return rows
