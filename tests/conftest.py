@@ -6,6 +6,11 @@ import os
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
+
+# The same examples in every run, and no deadline: a loaded machine must not fail a test.
+settings.register_profile("neyman", deadline=None, derandomize=True)
+settings.load_profile("neyman")
 
 ROOT = Path(__file__).parents[1]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import uuid
 
 import numpy as np
 import uproot
@@ -98,7 +99,8 @@ def write_root(path, mean, n, seed, **replaced):
         "genWeight": np.ones(n, dtype=np.float32),
     } | replaced
     columns = {name: column for name, column in columns.items() if column is not None}
-    with uproot.recreate(path) as file:
+    # A fixed UUID: the ids of events, and with them all splits and draws, are the same in every run.
+    with uproot.recreate(path, uuid_function=lambda: uuid.UUID(int=seed)) as file:
         file.mktree("Events", {name: column.dtype for name, column in columns.items()})
         file["Events"].extend(columns)
 

@@ -90,7 +90,7 @@ def test_simulation_fit_agrees_within_its_noise(toy_run):
     assert check["valid"]
     assert abs(check["value"] - 1.0) < 4.0 * check["noise"] + 0.2
     assert check["claimed"] == pytest.approx(toy_run.results["expected"]["errors"]["mu"], rel=1e-6)
-    assert check["spread"] == pytest.approx(check["claimed"], rel=0.15)
+    assert check["spread"] == pytest.approx(check["claimed"], rel=0.25)
 
 
 def test_finished_steps_are_kept(toy_config, toy_run):
