@@ -70,7 +70,8 @@ def test_gradient_vanishes_for_expected_observables() -> None:
 
 def test_samples_follow_the_constraints() -> None:
     term, generator = ConstraintTerm(PARAMETERS, {}), np.random.default_rng(1)
-    draws = [term.sample(THETA[0], generator) for _ in range(3000)]
+    sampler = term.sampler(THETA[0])
+    draws = [sampler(generator) for _ in range(3000)]
     assert list(draws[0]) == ["gamma", "alpha", "lumi", "empty"]
     table = np.array([list(draw.values()) for draw in draws])
     for column, distribution in enumerate(
@@ -79,7 +80,9 @@ def test_samples_follow_the_constraints() -> None:
         mean, spread = distribution.mean(), distribution.std()
         assert table[:, column].mean() == pytest.approx(mean, abs=4 * spread / np.sqrt(3000))
         assert table[:, column].std() == pytest.approx(spread, rel=0.12)
-    assert term.sample(THETA[0], np.random.default_rng(2)) == term.sample(THETA[0], np.random.default_rng(2))
+    assert term.sampler(THETA[0])(np.random.default_rng(2)) == term.sampler(THETA[0])(
+        np.random.default_rng(2)
+    )
 
 
 def test_no_constraints_at_all() -> None:
@@ -105,3 +108,27 @@ def test_global_observable_without_constraint(name: str) -> None:
         LikelihoodError, match=f"parameter '{name}' has no constraint, so no global observable"
     ):
         ConstraintTerm(PARAMETERS, {name: 1.0})
+
+
+def test_rows_of_a_batch_have_their_own_global_observables() -> None:
+    term = ConstraintTerm(PARAMETERS, {})
+    sampler = term.sampler(THETA[0])
+    drawn = [sampler(np.random.default_rng(seed)) for seed in range(3)]
+    batch = term.with_observed({name: np.array([one[name] for one in drawn]) for name in term.names})
+    theta = THETA[:1].expand(3, -1)
+    result = batch.evaluate(theta, 2)
+    for i, one in enumerate(drawn):
+        alone = term.with_observed(one).evaluate(THETA[0], 2)
+        assert result.value[i].item() == pytest.approx(alone.value.item(), rel=1e-14)
+        np.testing.assert_array_equal(result.gradient[i], alone.gradient)
+        np.testing.assert_array_equal(result.hessian[i], alone.hessian)
+
+
+def test_undefined_rows_when_not_strict() -> None:
+    theta = THETA[:1].repeat(2, 1)
+    theta[1, 1] = -0.5
+    result = ConstraintTerm(PARAMETERS, {}).evaluate(theta, 2, strict=False)
+    good = ConstraintTerm(PARAMETERS, {}).evaluate(THETA[0], 2)
+    assert result.value.tolist() == [good.value.item(), float("inf")]
+    np.testing.assert_array_equal(result.hessian[0], good.hessian)
+    assert bool(result.gradient[1].isnan().all())

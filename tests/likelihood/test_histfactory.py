@@ -328,8 +328,8 @@ def test_gradient_vanishes_at_the_asimov_point(two_channels: dict[str, Any]) -> 
 def test_samples_are_reproducible_poisson_counts(two_channels: dict[str, Any]) -> None:
     term, _ = binned_term(two_channels)
     theta = torch.tensor([p.init for p in term.parameters], dtype=torch.float64)
-    draws = torch.stack([term.sample(theta, np.random.default_rng(seed)) for seed in range(2000)])
-    assert torch.equal(draws[7], term.sample(theta, np.random.default_rng(7)))
+    draws = term.stack([term.sampler(theta)(np.random.default_rng(seed)) for seed in range(2000)])
+    assert torch.equal(draws[7], term.sampler(theta)(np.random.default_rng(7)))
     expected = term.expected(theta)
     assert torch.all((draws.mean(0) - expected).abs() < 4 * (expected / 2000).sqrt())
     np.testing.assert_allclose(draws.var(0) / expected, 1.0, atol=4 * np.sqrt(2 / 2000))
@@ -424,7 +424,7 @@ def test_sampling_a_negative_expectation_is_refused(two_channels: dict[str, Any]
     term, _ = binned_term(two_channels)
     theta = torch.tensor([-9.0 if p.name == "mu" else p.init for p in term.parameters], dtype=torch.float64)
     with pytest.raises(LikelihoodError, match="bin 1 of channel 'SR' expects -50 events"):
-        term.sample(theta, np.random.default_rng(1))
+        term.sampler(theta)
 
 
 def test_counts_of_wrong_length_or_sign(two_channels: dict[str, Any]) -> None:
@@ -436,3 +436,37 @@ def test_counts_of_wrong_length_or_sign(two_channels: dict[str, Any]) -> None:
             LikelihoodError, match=r"count .* is not a number of events\n  where: bin 1 of channel 'SR'"
         ):
             term.with_data([1.0, 2.0, bad])
+
+
+def test_a_batch_of_data_sets(two_channels: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    likelihood = Likelihood.from_pyhf(two_channels)
+    drawn = [likelihood.sample(generator=np.random.default_rng(seed)) for seed in range(7)]
+    x = likelihood.inits + np.random.default_rng(1).uniform(-0.1, 0.1, (7, len(likelihood.names)))
+    for chunk in (2**18, 2 * 5 * 5):
+        monkeypatch.setattr(histfactory, "_CHUNK", chunk)
+        batch = likelihood.with_data(likelihood.stack(drawn))
+        value, gradient, hessian = batch.evaluate(x, 2)
+        assert batch.evaluate(x, 1)[1] == pytest.approx(gradient, rel=1e-12, abs=1e-12)
+        for i, one in enumerate(drawn):
+            alone = likelihood.with_data(one).evaluate(x[i], 2)
+            assert value[i] == pytest.approx(alone[0], rel=1e-13)
+            assert gradient[i] == pytest.approx(alone[1], rel=1e-12, abs=1e-12)
+            assert hessian[i] == pytest.approx(alone[2], rel=1e-12, abs=1e-12)
+    some = likelihood.with_data(likelihood.stack(drawn).rows(np.array([4, 2])))
+    assert some.value(x[[4, 2]]) == pytest.approx(value[[4, 2]], rel=1e-13)
+    with pytest.raises(LikelihoodError, match="holds 7 data sets"):
+        batch.value(x[:3])
+
+
+def test_undefined_rows_of_a_batch(two_channels: dict[str, Any]) -> None:
+    likelihood = Likelihood.from_pyhf(two_channels)
+    x = np.tile(likelihood.inits, (3, 1))
+    x[1, likelihood.index("mu")] = -9.0
+    with pytest.raises(LikelihoodError, match="in row 1 of the batch"):
+        likelihood.value(x)
+    value, gradient, hessian = likelihood.evaluate(x, 2, strict=False)
+    assert value[1] == np.inf
+    assert np.isnan(gradient[1]).all()
+    assert np.isnan(hessian[1]).all()
+    assert value[[0, 2]] == pytest.approx(likelihood.value(x[0]))
+    assert np.isfinite(hessian[[0, 2]]).all()

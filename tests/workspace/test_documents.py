@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from pydantic import ValidationError
 
 from neyman import Likelihood
 from neyman.errors import LikelihoodError, NeymanError, WorkspaceError
@@ -124,6 +125,70 @@ def test_published_schema_is_the_one_of_the_models():
 
 def test_written_document_fits_the_published_schema(folder):
     jsonschema.validate(json.loads((folder / "unbinned.json").read_text()), documents.unbinned_schema())
+
+
+MODIFIERS = [
+    {
+        "name": "coupling",
+        "type": "polynomial",
+        "data": {"parameters": ["a", "b"], "terms": [{"coefficient": -0.5, "powers": [1, 2]}]},
+    },
+    {"name": "c", "type": "polynomial", "data": {"terms": [{"coefficient": 1.0, "powers": [2]}]}},
+    {"name": "jes", "type": "normsys", "data": {"hi": 1.1, "lo": 0.9, "code": "code1"}},
+    {"name": "jes", "type": "ratiosys", "data": {"hi": "up", "lo": "down", "code": "code4"}},
+    {"name": "tes", "type": "network", "data": {"nodes": [-1.0, 1.0], "columns": ["t-", "t+"]}},
+    {
+        "name": "scales",
+        "type": "network",
+        "data": {"file": "n.safetensors", "features": ["x:pt"], "parameters": ["tes", "ees"]},
+    },
+    {"name": "spread_s", "type": "spread", "data": {"columns": ["s#0", "s#1"]}},
+    {"name": "refstat_SR_s", "type": "refstat"},
+]
+
+
+def test_all_modifiers_fit_the_schema_and_say_what_they_read():
+    document = {
+        "channels": [channel(form="fraction", samples=[channel()["samples"][0] | {"modifiers": MODIFIERS}])],
+        "measurements": [MEASUREMENT],
+        "version": "1.0.0",
+    }
+    jsonschema.validate(document, documents.unbinned_schema())
+    model = documents.Unbinned.model_validate(document)
+    (sample,) = model.channels[0].samples
+    assert [m.parameters for m in sample.modifiers] == [
+        ("a", "b"),
+        ("c",),
+        ("jes",),
+        ("jes",),
+        ("tes",),
+        ("tes", "ees"),
+        ("spread_s[0]", "spread_s[1]"),
+        ("refstat_SR_s",),
+    ]
+    assert model.channels[0].log_ratios == ("sig", "up", "down", "t-", "t+")
+    assert model.channels[0].columns == ("sig", "up", "down", "t-", "t+", "x:pt", "s#0", "s#1")
+    assert [m.file for m in sample.modifiers if m.file] == ["n.safetensors"]
+    again = documents.Unbinned.model_validate(model.model_dump(mode="json", by_alias=True, exclude_none=True))
+    assert again == model
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        ({"nodes": [-1.0, 1.0], "columns": ["a"]}, "2 items|2 nodes but 1 columns|at least 2"),
+        ({"nodes": [-1.0, 0.0, 1.0], "columns": ["a", "b"]}, "3 nodes but 2 columns"),
+        ({"file": "n.safetensors"}, r"(?s)direct\.features.*Field required"),
+        (
+            {"file": "n.safetensors", "features": ["a"], "columns": ["b"]},
+            r"(?s)direct\.columns.*Extra inputs",
+        ),
+        ({"file": "/n.safetensors", "features": ["a"]}, "must be a relative path"),
+    ],
+)
+def test_a_network_is_tabulated_or_direct(data, message):
+    with pytest.raises(ValidationError, match=message):
+        documents.NetworkModifier.model_validate({"name": "tes", "type": "network", "data": data})
 
 
 def test_round_trip(folder, tmp_path):

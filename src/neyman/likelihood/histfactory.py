@@ -8,7 +8,7 @@ With the constraints it equals ``pyhf.infer.mle.twice_nll``. Build it from a pyh
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Self
 
 import numpy as np
@@ -124,56 +124,79 @@ class HistFactoryTerm:
 
     # Evaluating -------------------------------------------------------------------------------------------
 
-    def evaluate(self, theta: torch.Tensor, order: int = 0) -> Derivatives:
+    def evaluate(self, theta: torch.Tensor, order: int = 0, *, strict: bool = True) -> Derivatives:
         """Return ``-2 ln L`` and its derivatives at `theta`, shape ``batch + (n_parameters,)``.
 
         Raises
         ------
         LikelihoodError
-            When a bin expects a negative number of events, or none although some are observed.
+            When `strict` and a bin expects a negative number of events, or none although some are observed.
         """
         batch, n_parameters = theta.shape[:-1], len(self.parameters)
-        step = max(1, _CHUNK // (len(self._rates.nominal) * max(1, n_parameters)))
-        parts = torch.split(theta.reshape(batch.numel(), n_parameters), step)
-        chunks = [self._evaluate(part, order, i * step) for i, part in enumerate(parts)]
+        rows = theta.reshape(batch.numel(), n_parameters)
+        step = max(1, _CHUNK // max(1, self._rates.nominal.numel(), n_parameters**2))
+        if len(rows) <= step:
+            chunks = [self._evaluate(rows, slice(0, len(rows)), order, strict)]
+        else:
+            starts = range(0, len(rows), step)
+            chunks = [self._evaluate(rows[i : i + step], slice(i, i + step), order, strict) for i in starts]
         joined = [torch.cat(pieces) if len(chunks) > 1 else pieces[0] for pieces in zip(*chunks, strict=True)]
         return Derivatives(*(part.reshape(batch + part.shape[1:]) for part in joined))
 
-    def _evaluate(self, theta: torch.Tensor, order: int, first_row: int) -> tuple[torch.Tensor, ...]:
-        point, data = self._rates.at(theta), self.data
+    def _evaluate(
+        self, theta: torch.Tensor, rows: slice, order: int, strict: bool
+    ) -> tuple[torch.Tensor, ...]:
+        point = self._rates.at(theta)
+        batched = self.data.ndim == 2
+        data = self.data[rows] if batched else self.data
+        undefined = self._undefined(point, data)
+        if undefined is not None and strict:
+            self._refuse(point, data, undefined, rows.start, len(self.data) if batched else len(theta))
+        parts = self._poisson(point, data, self._constant[rows] if batched else self._constant, order)
+        if undefined is None:
+            return parts
+        result = Derivatives(*parts).undefined_where(undefined.any(-1))
+        return tuple(part for part in (result.value, result.gradient, result.hessian) if part is not None)
+
+    def _poisson(
+        self, point: RatePoint, data: torch.Tensor, constant: torch.Tensor, order: int
+    ) -> tuple[torch.Tensor, ...]:
         expected = point.expected
-        self._check(point, data, first_row)
-        value = 2.0 * (expected - torch.xlogy(data, expected)).sum(-1) + self._constant
+        value = 2.0 * (expected - torch.xlogy(data, expected)).sum(-1) + constant
         if order == 0:
             return (value,)
         # An empty bin has no logarithm, so its expectation may be zero.
         ratio = torch.where(data > 0.0, data / expected, 0.0)
         weight = 2.0 * (1.0 - ratio)
-        gradient = (point.jacobian @ weight.unsqueeze(-1)).squeeze(-1)
         if order == 1:
-            return value, gradient
+            return value, point.slope(weight)
         second = torch.where(data > 0.0, 2.0 * ratio / expected, 0.0)
-        hessian = (point.jacobian * second.unsqueeze(1)) @ point.jacobian.mT
-        return value, gradient, hessian.add_(point.curvature(weight))
+        return value, *point.curvature(weight, second)
 
-    def _check(self, point: RatePoint, data: torch.Tensor, first_row: int = 0) -> None:
+    @staticmethod
+    def _undefined(point: RatePoint, data: torch.Tensor) -> torch.Tensor | None:
+        """Return the bins whose Poisson term is undefined, shape ``(n, n_bins)``; None when there are none."""
         expected = point.expected
         good = (expected > 0.0) & (expected < torch.inf)
         if bool(good.all()):
-            return
+            return None
         good |= (expected == 0.0) & (data == 0.0)
-        if bool(good.all()):
-            return
-        row, bin_ = torch.nonzero(~good)[0].tolist()
+        return None if bool(good.all()) else ~good
+
+    def _refuse(
+        self, point: RatePoint, data: torch.Tensor, undefined: torch.Tensor, first_row: int, n_rows: int
+    ) -> None:
+        row, bin_ = torch.nonzero(undefined)[0].tolist()
         name, bins = next((n, b) for n, b in self.channels.items() if bin_ < b.stop)
-        rates = point.rates[row][self._rates.bin == bin_]
         samples = next(channel.samples for channel in self._channels if channel.name == name)
+        rates = point.rates[row, : len(samples), bin_]
+        observed = data[row, bin_] if data.ndim == 2 else data[bin_]
         raise LikelihoodError(
-            f"bin {bin_ - bins.start} of channel {name!r} expects {float(expected[row, bin_]):.6g} events, "
-            f"{float(data[bin_]):g} are observed",
+            f"bin {bin_ - bins.start} of channel {name!r} expects {float(point.expected[row, bin_]):.6g} events, "
+            f"{float(observed):g} are observed",
             where="rates "
             + ", ".join(f"{s} {rate:.4g}" for s, rate in zip(samples, rates.tolist(), strict=True))
-            + (f", in row {first_row + row} of the batch" if first_row + len(expected) > 1 else ""),
+            + (f", in row {first_row + row} of the batch" if n_rows > 1 else ""),
             expected="a positive expectation, or zero where nothing is observed",
             fix="narrow the bounds of the parameters whose variations exceed the prediction, or merge the bin",
         )
@@ -186,17 +209,21 @@ class HistFactoryTerm:
     def expected_by_sample(self, theta: torch.Tensor) -> torch.Tensor:
         """Return the expected counts of each of `samples`, shape ``batch + (n_samples, n_bins)``."""
         rates = self._rates.at(theta.reshape(theta.shape[:-1].numel(), len(self.parameters))).rates
-        rows = [self.samples.index(name) for channel in self._channels for name in channel.samples]
-        cell = torch.tensor(rows, dtype=torch.long)[self._rates.group] * self._rates.n_bins + self._rates.bin
-        full = rates.new_zeros(len(rates), len(self.samples) * self._rates.n_bins)
-        full[:, cell] = rates
-        return full.reshape(*theta.shape[:-1], len(self.samples), self._rates.n_bins)
+        full = rates.new_zeros(len(rates), len(self.samples), self._rates.n_bins)
+        for channel, bins in zip(self._channels, self._rates.bins, strict=True):
+            rows = [self.samples.index(name) for name in channel.samples]
+            full[:, rows, bins] = rates[:, : len(rows), bins]
+        return full.reshape(*theta.shape[:-1], *full.shape[1:])
 
     # Data -------------------------------------------------------------------------------------------------
 
     def _set_data(self, data: ArrayLike | torch.Tensor) -> None:
-        counts = torch.tensor(np.asarray(data, dtype=np.float64))
-        if counts.shape != (self._rates.n_bins,):
+        counts = (
+            torch.as_tensor(data, dtype=torch.float64)
+            if isinstance(data, torch.Tensor)
+            else torch.tensor(np.asarray(data, dtype=np.float64))
+        )
+        if counts.ndim not in (1, 2) or counts.shape[-1] != self._rates.n_bins:
             raise LikelihoodError(
                 f"the binned data have shape {tuple(counts.shape)}",
                 expected=f"{self._rates.n_bins} counts: "
@@ -204,31 +231,45 @@ class HistFactoryTerm:
             )
         bad = ~((counts >= 0.0) & torch.isfinite(counts))
         if bool(bad.any()):
-            bin_ = int(torch.nonzero(bad)[0])
+            *_, bin_ = place = torch.nonzero(bad)[0].tolist()
             name, bins = next((n, b) for n, b in self.channels.items() if bin_ < b.stop)
             raise LikelihoodError(
-                f"the observed count {float(counts[bin_])} is not a number of events",
+                f"the observed count {float(counts[tuple(place)])} is not a number of events",
                 where=f"bin {bin_ - bins.start} of channel {name!r}",
                 expected="finite and not negative",
             )
-        self.data = counts
-        self._constant = float(2.0 * torch.lgamma(counts + 1.0).sum())
+        self.data = counts.to(self._rates.nominal.device)
+        self._constant = 2.0 * torch.lgamma(self.data + 1.0).sum(-1)
 
     def with_data(self, data: ArrayLike | torch.Tensor) -> Self:
-        """Return the same term with other counts, shape ``(n_bins,)``."""
+        """Return the same term with other counts, shape ``(n_bins,)``, or ``(n_rows, n_bins)`` for a batch."""
         term = copy.copy(self)
         term._set_data(data)
         return term
+
+    def stack(self, data: Sequence[torch.Tensor]) -> torch.Tensor:
+        """Join data sets into a batch, shape ``(n_rows, n_bins)``."""
+        return torch.stack(list(data))
 
     def expected_data(self, theta: torch.Tensor) -> torch.Tensor:
         """Return the Asimov counts at `theta`, shape ``(n_parameters,)``."""
         return self.expected(theta)
 
-    def sample(self, theta: torch.Tensor, generator: np.random.Generator) -> torch.Tensor:
-        """Draw counts at `theta`, shape ``(n_parameters,)``."""
+    def sampler(self, theta: torch.Tensor) -> Callable[[np.random.Generator], torch.Tensor]:
+        """Return a function that draws counts at `theta`, shape ``(n_parameters,)``."""
         point = self._rates.at(theta.unsqueeze(0))
-        self._check(point, torch.zeros_like(self.data))
-        return torch.from_numpy(generator.poisson(point.expected[0].numpy()).astype(np.float64))
+        nothing = torch.zeros_like(point.expected)
+        if (undefined := self._undefined(point, nothing)) is not None:
+            self._refuse(point, nothing, undefined, 0, 1)
+        expected = point.expected[0].cpu().numpy()
+        return lambda generator: torch.from_numpy(generator.poisson(expected).astype(np.float64))
+
+    def to(self, device: torch.device | str) -> Self:
+        """Return the term with its tensors on a device."""
+        term = copy.copy(self)
+        term._rates = self._rates.to(device)
+        term._set_data(self.data)
+        return term
 
     # Channels ---------------------------------------------------------------------------------------------
 

@@ -61,6 +61,12 @@ class Additive:
         self.bend = bend
         self._trailing = (1,) * (up.ndim - axes)
 
+    def to(self, device: torch.device | str) -> Self:
+        """Return the shift with its tensors on a device."""
+        moved = copy.copy(self)
+        moved.symmetric, moved.asymmetric = self.symmetric.to(device), self.asymmetric.to(device)
+        return moved
+
     def delta(self, alpha: torch.Tensor) -> Three:
         """Return the shift at `alpha` with its derivatives."""
         alpha = alpha.reshape(alpha.shape + self._trailing)
@@ -99,6 +105,12 @@ class Multiplicative(ABC):
                     expected="varied over nominal, positive and finite",
                 )
         self._logarithm = code0(torch.log(up), torch.log(down), axes)
+
+    def to(self, device: torch.device | str) -> Self:
+        """Return the factor with its tensors on a device."""
+        moved = copy.copy(self)
+        moved._logarithm = self._logarithm.to(device)
+        return moved
 
     @abstractmethod
     def factor(self, alpha: torch.Tensor) -> Three:
@@ -140,6 +152,12 @@ class Code4(Multiplicative):
         powers = [torch.ones_like(up), odd[0], even[0], odd[1], even[1], odd[2], even[2]]
         self._coefficients = torch.stack(powers, dim=axes)
         self._axes = axes
+
+    def to(self, device: torch.device | str) -> Self:
+        """Return the factor with its tensors on a device."""
+        moved = super().to(device)
+        moved._coefficients = self._coefficients.to(device)
+        return moved
 
     def __getitem__(self, elements: slice) -> Self:
         """Return the same code for a slice of the last axis of `S`."""
@@ -183,7 +201,7 @@ class Code4(Multiplicative):
 
     def _polynomial(self, alpha: torch.Tensor) -> Three:
         # One matrix product gives value and derivatives: rows are the orders, columns the powers of alpha.
-        basis = _FALLING * alpha[..., None, None] ** _POWERS
+        basis = _FALLING.to(alpha) * alpha[..., None, None] ** _POWERS.to(alpha)
         trailing = self._coefficients.shape[self._axes + 1 :]
         rows = basis @ self._coefficients.flatten(self._axes + 1) if trailing else basis @ self._coefficients
         value, first, second = rows.reshape(*alpha.shape, 3, *trailing).unbind(alpha.ndim)
@@ -199,6 +217,29 @@ _POWERS = torch.tensor(
 _FALLING = torch.tensor(
     [[1, 1, 1, 1, 1, 1, 1], [0, 1, 2, 3, 4, 5, 6], [0, 0, 2, 6, 12, 20, 30]], dtype=torch.float64
 )
+
+
+def code4_weights(alpha: torch.Tensor) -> torch.Tensor:
+    r"""Return the functions of `alpha` that code4 is linear in, for :math:`|\alpha| < 1`:
+
+    .. math:: f(\alpha) = 1 + \sum_{j=0}^{2} w_j(\alpha)\, v_j(u) + w_j(-\alpha)\, v_j(d), \qquad
+        v = (u - 1,\; u\ln u,\; u\ln^2 u)
+
+    Parameters
+    ----------
+    alpha
+        Any shape.
+
+    Returns
+    -------
+    The weights of `u`, then of `d`, with their first and second derivatives by alpha, shape
+    ``alpha.shape + (3, 6)``: the order of the derivative, then the weight.
+    """
+    odd, even = _ODD.to(alpha), _EVEN.to(alpha)
+    by_power = 0.5 * torch.stack([odd[0], even[0], odd[1], even[1], odd[2], even[2]])
+    mirrored = by_power * torch.tensor([[-1.0], [1.0]] * 3).to(alpha)
+    basis = _FALLING.to(alpha) * alpha[..., None, None] ** _POWERS.to(alpha)
+    return basis[..., 1:] @ torch.cat([by_power, mirrored], dim=1)
 
 
 def code0(up: torch.Tensor, down: torch.Tensor, axes: int = 0) -> Additive:

@@ -1,40 +1,57 @@
-"""From a workspace folder to terms: the binned and unbinned channels with their parameters."""
+"""From a workspace folder to terms: the binned and unbinned channels with their parameters and events."""
 
 from __future__ import annotations
 
+import math
 import os
-from collections.abc import Collection, Mapping
+import re
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Literal
 
 from neyman.errors import LikelihoodError, WorkspaceError, nearest
+from neyman.likelihood.events import Events, EventSource, StreamedEvents
 from neyman.likelihood.histfactory import binned_term
+from neyman.likelihood.loglinear import ExponentialRatio, LinearShape, ReferenceStatistics
+from neyman.likelihood.network import ConditionedNetwork
 from neyman.likelihood.parameters import Constraint, Parameter
 from neyman.likelihood.shapes import Shape, TabulatedNetwork, UpDownRatio
 from neyman.likelihood.term import Term
-from neyman.likelihood.unbinned import Events, UnbinnedSample, UnbinnedTerm, tabulated_range
-from neyman.likelihood.yields import NormFactor, NormSys, YieldFactor
+from neyman.likelihood.unbinned import UnbinnedSample, UnbinnedTerm
+from neyman.likelihood.yields import NormFactor, NormSys, Polynomial, YieldFactor
+from neyman.networks import Model
 from neyman.workspace import documents, read
+from neyman.workspace.columns import ColumnFile
 from neyman.workspace.store import Workspace
+
+_FREE = {"normfactor", "lumi"}  # modifiers whose parameter has no constraint, or one of its own
 
 
 def load_terms(
-    path: str | os.PathLike[str], prefer: Literal["unbinned", "binned"], measurement: str | None = None
-) -> tuple[list[Term], Mapping[str, float]]:
-    """Return the terms of a workspace and the global observables of its binned part.
+    path: str | os.PathLike[str],
+    prefer: Literal["unbinned", "binned"],
+    measurement: str | None = None,
+    memory_budget: int | str | None = None,
+) -> tuple[list[Term], Mapping[str, float], str | None]:
+    """Return the terms of a workspace, the global observables of its binned part and the parameter of interest.
 
     Channels that exist in both forms over the same events enter once, in the preferred form. Each document gives
-    the measurement of this name, its first by default.
+    the measurement of this name, its first by default. Where the events of all unbinned channels need more than
+    `memory_budget` (bytes, or a text as for `memory_bytes`), the largest files are streamed until the rest fits.
     """
+    budget = None if memory_budget is None else memory_bytes(memory_budget)
     workspace = read(path)
     terms: list[Term] = []
     observed: dict[str, float] = {}
     unbinned: tuple[documents.Channel, ...] = ()
-    settings: dict[str, documents.ParameterConfig] = {}
+    config: documents.MeasurementConfig | None = None
+    poi = None
     if workspace.unbinned is not None:
         unbinned = workspace.unbinned.channels
-        settings = _settings(workspace.unbinned, measurement, str(workspace.folder))
+        config = _measurement(workspace.unbinned, measurement, str(workspace.folder)).config
     if workspace.binned is not None:
         term, observed = binned_term(workspace.binned, measurement=measurement)
+        poi = term.poi
         _check_replaced(unbinned, term.channels, workspace)
         replaced = {name for channel in unbinned for name in channel.replaces if prefer == "unbinned"}
         keep = [name for name in term.channels if name not in replaced]
@@ -42,13 +59,45 @@ def load_terms(
             terms.append(term if len(keep) == len(term.channels) else term.select_channels(keep))
     elif prefer == "binned":
         _check_replaced(unbinned, (), workspace)
-    terms.extend(
-        unbinned_term(workspace, channel, settings)
-        for channel in unbinned
-        if prefer == "unbinned" or not channel.replaces
-    )
+    chosen = [channel for channel in unbinned if prefer == "unbinned" or not channel.replaces]
+    events = _events(workspace, chosen, budget)
+    settings = {p.name: p for p in config.parameters} if config else {}
+    terms.extend(unbinned_term(workspace, channel, settings, events) for channel in chosen)
+    if config is not None:
+        _check_poi(config.poi, {p.name for term in terms for p in term.parameters}, workspace)
+        poi = config.poi or poi
     constrained = {p.name for term in terms for p in term.parameters if p.constraint}
-    return terms, {name: value for name, value in observed.items() if name in constrained}
+    return terms, {name: value for name, value in observed.items() if name in constrained}, poi
+
+
+def memory_bytes(budget: int | str) -> int:
+    """Return a memory budget in bytes, given as a number or as a text such as ``"1 GB"`` or ``"512 MiB"``.
+
+    Raises
+    ------
+    LikelihoodError
+        When the text is not understood or the budget is not positive.
+    """
+    found = re.fullmatch(r"\s*(\d+(?:\.\d*)?)\s*([KMGT]?)(I?)B?\s*", str(budget).upper())
+    size = 0
+    if found is not None:
+        number, prefix, binary = found.groups()
+        size = int(float(number) * (1024 if binary else 1000) ** " KMGT".index(prefix or " "))
+    if size <= 0:
+        raise LikelihoodError(
+            f"the memory budget {budget!r} is not understood",
+            expected='a positive number of bytes, or a text such as "1 GB" or "512 MiB"',
+        )
+    return size
+
+
+def _check_poi(poi: str, names: Collection[str], workspace: Workspace) -> None:
+    if poi and poi not in names:
+        raise LikelihoodError(
+            f"the parameter of interest {poi!r} is carried by no sample",
+            where=str(workspace.folder),
+            fix=f"nearest names: {nearest(poi, names)}",
+        )
 
 
 def _check_replaced(
@@ -62,67 +111,150 @@ def _check_replaced(
         )
 
 
+def _events(
+    workspace: Workspace, channels: Sequence[documents.Channel], budget: int | None
+) -> dict[str, EventSource]:
+    """Open the data and the reference of channels, by channel and kind, within a memory budget."""
+    wanted = {
+        f"{channel.name}/{kind}": (channel, which)
+        for channel in channels
+        for kind, which in (("data", channel.data), ("reference", channel.reference))
+    }
+    streamed: set[str] = set()
+    if budget is not None:
+        sizes = {}
+        for key, (channel, which) in wanted.items():
+            file = ColumnFile(workspace.path(which.file), [which.weight, *channel.columns])
+            sizes[key] = file.n_events * sum(file.dtype(name).itemsize for name in file.names)
+        for key in sorted(sizes, key=sizes.__getitem__, reverse=True):
+            if sum(size for name, size in sizes.items() if name not in streamed) <= budget:
+                break
+            streamed.add(key)
+    return {
+        key: StreamedEvents(workspace.path(which.file), which.weight, channel.columns)
+        if key in streamed
+        else Events(*workspace.events(channel, which))
+        for key, (channel, which) in wanted.items()
+    }
+
+
 def unbinned_term(
-    workspace: Workspace, channel: documents.Channel, settings: Mapping[str, documents.ParameterConfig]
+    workspace: Workspace,
+    channel: documents.Channel,
+    settings: Mapping[str, documents.ParameterConfig],
+    events: Mapping[str, EventSource],
 ) -> UnbinnedTerm:
-    """Build the term of one unbinned channel with the measurement's `settings` of the parameters; its events are
-    read from the workspace."""
-    samples = [
-        UnbinnedSample(
-            name=sample.name,
-            expected=sample.expected,
-            log_ratio=sample.log_ratio,
-            factors=tuple(f for m in sample.modifiers if (f := _factor(m)) is not None),
-            shapes=tuple(s for m in sample.modifiers if (s := _shape(m)) is not None),
-        )
-        for sample in channel.samples
-    ]
+    """Build the term of one unbinned channel with the measurement's `settings` of the parameters and its events."""
     kinds: dict[str, set[str]] = {}
+    parts: list[tuple[documents.Sample, list[YieldFactor], list[Shape]]] = []
+    refstats: dict[str, str] = {}
     for sample in channel.samples:
+        factors: list[YieldFactor] = []
+        shapes: list[Shape] = []
         for modifier in sample.modifiers:
-            kinds.setdefault(modifier.name, set()).add(modifier.type)
-    parameters = [_parameter(name, kind, settings.get(name), samples) for name, kind in kinds.items()]
-    data, reference = (
-        Events(*workspace.events(channel, which)) for which in (channel.data, channel.reference)
+            with _placed(f"channel {channel.name}, sample {sample.name}, modifier {modifier.name}"):
+                factors += _factors(modifier)
+                shapes += _shapes(modifier, workspace)
+            if modifier.type == "refstat":
+                refstats[modifier.name] = sample.log_ratio
+            for name in modifier.parameters:
+                kinds.setdefault(name, set()).add(modifier.type)
+        parts.append((sample, factors, shapes))
+    reference = events[f"{channel.name}/reference"]
+    common: tuple[Shape, ...] = ()
+    if refstats:
+        with _placed(f"channel {channel.name}"):
+            common = (ReferenceStatistics.measure(tuple(refstats), tuple(refstats.values()), reference),)
+    samples = [
+        UnbinnedSample(sample.name, sample.expected, sample.log_ratio, tuple(factors), (*shapes, *common))
+        for sample, factors, shapes in parts
+    ]
+    return UnbinnedTerm(
+        channel.name,
+        samples,
+        [_parameter(name, kind, _setting(settings, name), samples) for name, kind in kinds.items()],
+        data=events[f"{channel.name}/data"],
+        reference=reference,
+        form=channel.form,
     )
-    return UnbinnedTerm(channel.name, samples, parameters, data=data, reference=reference)
 
 
-def _settings(
-    document: documents.Unbinned, measurement: str | None, where: str
-) -> dict[str, documents.ParameterConfig]:
+@contextmanager
+def _placed(place: str) -> Iterator[None]:
+    """Say where in the document an error comes from."""
+    try:
+        yield
+    except LikelihoodError as error:
+        where = f"{place}; {error.where}" if error.where else place
+        raise LikelihoodError(error.what, where=where, expected=error.expected, fix=error.fix) from error
+
+
+def _factors(modifier: documents.Modifier) -> tuple[YieldFactor, ...]:
+    if modifier.type in ("normfactor", "lumi"):
+        return (NormFactor(modifier.name),)
+    if modifier.type == "normsys":
+        return (NormSys(modifier.name, modifier.data.hi, modifier.data.lo, modifier.data.code),)
+    if modifier.type == "polynomial":
+        terms = tuple((term.coefficient, term.powers) for term in modifier.data.terms)
+        return (Polynomial(modifier.parameters, terms),)
+    return ()
+
+
+def _shapes(modifier: documents.Modifier, workspace: Workspace) -> tuple[Shape, ...]:
+    if modifier.type == "ratiosys":
+        kind = UpDownRatio if modifier.data.code == "code4" else ExponentialRatio
+        return (kind(modifier.name, modifier.data.hi, modifier.data.lo),)
+    if modifier.type == "network":
+        if isinstance(modifier.data, documents.NetworkColumns):
+            return (TabulatedNetwork(modifier.name, modifier.data.nodes, modifier.data.columns),)
+        model = Model.load(workspace.path(modifier.data.file))
+        return (ConditionedNetwork(model, modifier.parameters, modifier.data.features),)
+    if modifier.type == "spread":
+        pairs = zip(modifier.parameters, modifier.data.columns, strict=True)
+        return tuple(LinearShape(name, column) for name, column in pairs)
+    return ()
+
+
+def _measurement(document: documents.Unbinned, name: str | None, where: str) -> documents.Measurement:
     measurements = {m.name: m for m in document.measurements}
-    name = document.measurements[0].name if measurement is None else measurement
+    if name is None:
+        return document.measurements[0]
     if name not in measurements:
         raise WorkspaceError(
             f"unbinned.json has no measurement {name!r}",
             where=where,
             fix=f"nearest names: {nearest(name, measurements)}",
         )
-    return {p.name: p for p in measurements[name].config.parameters}
+    return measurements[name]
 
 
-def _factor(modifier: documents.Modifier) -> YieldFactor | None:
-    if modifier.type in ("normfactor", "lumi"):
-        return NormFactor(modifier.name)
-    if modifier.type == "normsys":
-        return NormSys(modifier.name, up=modifier.data.hi, down=modifier.data.lo)
-    return None
-
-
-def _shape(modifier: documents.Modifier) -> Shape | None:
-    if modifier.type == "ratiosys":
-        return UpDownRatio(modifier.name, up=modifier.data.hi, down=modifier.data.lo)
-    if modifier.type == "network":
-        return TabulatedNetwork(modifier.name, modifier.data.nodes, modifier.data.columns)
-    return None
+def _setting(
+    settings: Mapping[str, documents.ParameterConfig], name: str
+) -> documents.ParameterConfig | None:
+    """Return the settings of a parameter; those of a vector hold one value a component, as in pyhf."""
+    vector, bracket, index = name.removesuffix("]").rpartition("[")
+    if name in settings or not bracket or vector not in settings:
+        return settings.get(name)
+    lists = settings[vector].model_dump(exclude={"name", "fixed"}, exclude_none=True)
+    try:
+        chosen = {key: (values[int(index)],) for key, values in lists.items()}
+    except (IndexError, ValueError) as error:
+        raise LikelihoodError(
+            f"the measurement's settings of {vector!r} have no value for component {index}",
+            expected="one value a component",
+        ) from error
+    return documents.ParameterConfig.model_validate({"name": name, "fixed": settings[vector].fixed, **chosen})
 
 
 def _parameter(
-    name: str, kinds: set[str], config: documents.ParameterConfig | None, samples: list[UnbinnedSample]
+    name: str, kinds: set[str], config: documents.ParameterConfig | None, samples: Sequence[UnbinnedSample]
 ) -> Parameter:
-    """Apply pyhf's defaults of each modifier type, then the measurement's settings."""
-    if len(kinds & {"normfactor", "lumi"}) and len(kinds) > 1:
+    """Apply pyhf's defaults of each modifier type, then the measurement's settings.
+
+    A polynomial takes its parameter as it is, and by itself leaves it free.
+    """
+    kinds = kinds - {"polynomial"} or {"normfactor"}
+    if kinds & _FREE and len(kinds) > 1:
         raise LikelihoodError(
             f"parameter {name!r} is declared twice with different constraints",
             where=f"as {' and '.join(sorted(kinds))}",
@@ -148,7 +280,7 @@ def _parameter(
             init = config.inits[0]
         if config.bounds:
             low, high = config.bounds[0]
-    trained = tabulated_range(samples, name)
+    trained = _trained(samples, name)
     if trained[0] > high or trained[1] < low:
         raise LikelihoodError(
             f"the bounds {low:g} to {high:g} of {name!r} lie outside the range in which its network was trained",
@@ -156,3 +288,14 @@ def _parameter(
         )
     low, high = max(low, trained[0]), min(high, trained[1])
     return Parameter(name, init, low, high, bool(config and config.fixed), constraint)
+
+
+def _trained(samples: Sequence[UnbinnedSample], parameter: str) -> tuple[float, float]:
+    """Return the widest range of a parameter inside which every network with it was trained."""
+    low, high = -math.inf, math.inf
+    for shape in (shape for sample in samples for shape in sample.shapes):
+        if isinstance(shape, ConditionedNetwork) and parameter in shape.parameters:
+            low, high = max(low, shape.ranges[parameter][0]), min(high, shape.ranges[parameter][1])
+        elif isinstance(shape, TabulatedNetwork) and shape.parameter == parameter:
+            low, high = max(low, shape.range[0]), min(high, shape.range[1])
+    return low, high

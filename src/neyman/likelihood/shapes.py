@@ -1,18 +1,23 @@
-"""Per-event log-ratios of one sample as functions of nuisance parameters, with closed derivatives.
+"""Per-event effects of parameters on the density ratio of one sample, with closed derivatives.
 
-Each shape effect adds ``delta(x; alpha)`` to the sample's nominal log-ratio, and ``delta(x; 0) = 0``:
+A shape multiplies the ratio ``r_s(x)`` of one sample by ``g(x; alpha)``. It is a plain description; `compile`
+binds it to the columns of some events, and `CompiledShape.at` evaluates it there.
 
-* `UpDownRatio`: learned up and down ratios, interpolated like a normsys (HistFactory code4).
+* `UpDownRatio`: learned up and down ratios, interpolated like a normsys (HistFactory code4). The kernel evaluates
+  all of them together (`neyman.likelihood.updown`).
 * `TabulatedNetwork`: a network conditioned on the nuisance parameter, evaluated once at a few nodes and
   interpolated by the polynomial through them. For a smooth network the error falls geometrically with the
   number of nodes, and a fit never needs the network.
+
+Shapes may read columns of any floating type and compute in float64. Streamed events are compiled batch by batch
+at every evaluation, so `compile` should do no more than pick columns.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -20,32 +25,81 @@ from numpy.polynomial import chebyshev
 from numpy.typing import NDArray
 
 from neyman.errors import LikelihoodError
-from neyman.likelihood import interpolation
 
 Columns = Mapping[str, torch.Tensor]
-Three = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
+
+
+class Effect(NamedTuple):
+    r"""Effect :math:`g` of one compiled shape on the ratio of one sample at n events, all float64.
+
+    ``g = factor * exp(log)``; a part that is None counts as 1, and at least one of the two is given.
+
+    Parameters
+    ----------
+    log
+        Additive in the log-ratio, shape ``(n,)``.
+    factor
+        Multiplicative on the ratio, positive, shape ``(n,)``.
+    first
+        :math:`\partial\ln g/\partial\alpha`, shape ``(p, n)`` for p parameters; None below order 1.
+    second
+        Second derivatives of :math:`\ln g`: ``(p, n)`` when diagonal, ``(p, p, n)`` when full; None below order
+        2 or when zero.
+    """
+
+    log: torch.Tensor | None = None
+    factor: torch.Tensor | None = None
+    first: torch.Tensor | None = None
+    second: torch.Tensor | None = None
 
 
 class CompiledShape(Protocol):
-    """A shape effect bound to a set of events."""
+    """A shape bound to a set of events."""
 
-    def delta(self, alpha: float, rows: slice) -> Three:
-        """Return ``delta`` of the events `rows` with its first and second derivative, each ``(n,)``."""
+    def at(self, alpha: torch.Tensor, rows: slice, order: int) -> Effect:
+        """Return the effect on the events `rows` with derivatives up to `order` (0, 1 or 2).
+
+        Parameters
+        ----------
+        alpha
+            Values of the shape's parameters, float64, shape ``(p,)``, on the CPU.
+        rows
+            Events.
+        order
+            0, 1 or 2.
+        """
 
 
 class Shape(Protocol):
-    """A shape effect of one nuisance parameter on one sample."""
+    """Effect of some parameters on the density of one sample."""
 
     @property
-    def parameter(self) -> str:
-        """Name of the nuisance parameter."""
+    def parameters(self) -> tuple[str, ...]:
+        """Names of the parameters, in the order of `alpha`; several shapes may share a parameter."""
 
     @property
     def columns(self) -> tuple[str, ...]:
-        """Columns of the event table that it reads."""
+        """Columns of the events that it reads."""
+
+    @property
+    def normalised(self) -> bool:
+        """Whether the term renormalises it, ``E_q[r_s] = 1``. False: it acts after the normalisation, as a nuisance
+        parameter of the normalisation itself does."""
 
     def compile(self, columns: Columns) -> CompiledShape:
-        """Bind the effect to events."""
+        """Bind the effect to events; tensors stay on the columns' device."""
+
+
+@runtime_checkable
+class ReferenceBound(Protocol):
+    """A shape whose size is the statistical error of the reference sample.
+
+    The term calls `bind` once, when it is built, and uses the shape that it returns.
+    """
+
+    def bind(self, relative_norm_error: float) -> Shape:
+        """Return the shape for a relative standard error of the sample's mean ratio over the reference,
+        :math:`\\sqrt{\\sum_i w_i^2 (r_i - 1)^2} / \\sum_i w_i` at the nominal parameters."""
 
 
 @dataclass(frozen=True)
@@ -58,6 +112,12 @@ class UpDownRatio:
     parameter: str
     up: str
     down: str
+    normalised = True
+
+    @property
+    def parameters(self) -> tuple[str, ...]:
+        """Name of the nuisance parameter."""
+        return (self.parameter,)
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -66,28 +126,23 @@ class UpDownRatio:
 
     def compile(self, columns: Columns) -> CompiledShape:
         """Bind the effect to events."""
-        return _CompiledUpDown(interpolation.code4(columns[self.up].exp(), columns[self.down].exp()))
+        from neyman.likelihood.updown import UpDownStack
 
-
-class _CompiledUpDown:
-    def __init__(self, code: interpolation.Code4) -> None:
-        self._code = code
-
-    def delta(self, alpha: float, rows: slice) -> Three:
-        return self._code[rows].log_factor(torch.tensor(alpha, dtype=torch.float64))
+        return UpDownStack([columns[self.up]], [columns[self.down]])
 
 
 @dataclass(frozen=True)
 class TabulatedNetwork:
     r"""Conditioned network tabulated at `nodes`: column ``c_k`` holds ``ln r(x; alpha = nodes[k])``.
 
-    :math:`\delta(x;\alpha) = \sum_k a_k(x) [T_k(t) - T_k(t_0)]`, ``t`` the parameter mapped to [-1, 1] over the
-    range of the nodes and :math:`a` the Chebyshev coefficients of the polynomial through the nodes.
+    :math:`\ln g(x;\alpha) = \sum_k \lambda_k(\alpha)\, c_k(x)` with :math:`\lambda_k(\alpha)` the Lagrange
+    polynomials of the nodes minus their values at 0, so that :math:`g(x;0) = 1`.
     """
 
     parameter: str
     nodes: tuple[float, ...]
     nodes_columns: tuple[str, ...]
+    normalised = True
 
     def __post_init__(self) -> None:
         if len(self.nodes) != len(self.nodes_columns) or len(set(self.nodes)) < max(2, len(self.nodes)):
@@ -102,6 +157,11 @@ class TabulatedNetwork:
             )
 
     @property
+    def parameters(self) -> tuple[str, ...]:
+        """Name of the nuisance parameter."""
+        return (self.parameter,)
+
+    @property
     def columns(self) -> tuple[str, ...]:
         """Columns of the event table that it reads."""
         return self.nodes_columns
@@ -113,44 +173,42 @@ class TabulatedNetwork:
 
     def compile(self, columns: Columns) -> CompiledShape:
         """Bind the effect to events."""
-        low, high = self.range
-        vandermonde = chebyshev.chebvander(_unit(np.array(self.nodes), low, high), len(self.nodes) - 1)
-        values = torch.stack([columns[name] for name in self.nodes_columns], dim=-1)
-        return _CompiledNetwork(self, values @ torch.from_numpy(np.linalg.inv(vandermonde).T.copy()))
+        return _CompiledNetwork(self, [columns[name] for name in self.nodes_columns])
 
 
 class _CompiledNetwork:
-    def __init__(self, shape: TabulatedNetwork, coefficients: torch.Tensor) -> None:
-        self._shape, self._coefficients = shape, coefficients
+    def __init__(self, shape: TabulatedNetwork, columns: Sequence[torch.Tensor]) -> None:
+        self._shape, self._columns = shape, columns
 
-    def delta(self, alpha: float, rows: slice) -> Three:
-        low, high = self._shape.range
-        if not low <= alpha <= high:
-            raise LikelihoodError(
-                f"nuisance parameter {self._shape.parameter!r} = {alpha:.4g} is outside the range in which its "
-                f"network was trained",
-                expected=f"{low:g} to {high:g}",
-                fix="narrow the parameter's bounds, or train the network over a wider range",
-            )
-        basis = torch.from_numpy(_basis(alpha, low, high, len(self._shape.nodes)))
-        value, first, second = (self._coefficients[rows] @ basis).unbind(-1)
-        return value, first, second
+    def at(self, alpha: torch.Tensor, rows: slice, order: int) -> Effect:
+        weights = _lagrange(self._shape, float(alpha[0]), order)
+        values = torch.stack([column[rows] for column in self._columns]).double()
+        found = torch.from_numpy(weights).to(values.device) @ values
+        return Effect(
+            log=found[0], first=found[1:2] if order > 0 else None, second=found[2:3] if order > 1 else None
+        )
 
 
-def _unit(alpha: NDArray[np.float64], low: float, high: float) -> NDArray[np.float64]:
-    return (2.0 * alpha - (low + high)) / (high - low)
-
-
-def _basis(alpha: float, low: float, high: float, n: int) -> NDArray[np.float64]:
-    """Return ``T_k(t) - T_k(t_0)`` and the two derivatives by alpha, shape ``(n, 3)``."""
-    t, zero = _unit(np.array([alpha, 0.0]), low, high)
-    slope = 2.0 / (high - low)
+def _lagrange(shape: TabulatedNetwork, alpha: float, order: int) -> NDArray[np.float64]:
+    """Return the weights of the nodes' columns and their derivatives, shape ``(order + 1, n_nodes)``."""
+    low, high = shape.range
+    if not low <= alpha <= high:
+        raise LikelihoodError(
+            f"nuisance parameter {shape.parameter!r} = {alpha:.4g} is outside the range in which its "
+            f"network was trained",
+            expected=f"{low:g} to {high:g}",
+            fix="narrow the parameter's bounds, or train the network over a wider range",
+        )
+    n, slope = len(shape.nodes), 2.0 / (high - low)
+    scaled = (2.0 * np.array([alpha, 0.0, *shape.nodes]) - (low + high)) / (high - low)
+    t, zero, nodes = scaled[0], scaled[1], scaled[2:]
     identity = np.eye(n)
-    first, second = chebyshev.chebder(identity, 1, axis=0), chebyshev.chebder(identity, 2, axis=0)
-    value = chebyshev.chebval(t, identity) - chebyshev.chebval(zero, identity)
-    return np.stack(
-        [value, slope * chebyshev.chebval(t, first), slope**2 * chebyshev.chebval(t, second)], axis=-1
-    )
+    rows = [chebyshev.chebval(t, identity) - chebyshev.chebval(zero, identity)]
+    rows += [
+        slope**k * chebyshev.chebval(t, chebyshev.chebder(identity, k, axis=0)) for k in range(1, order + 1)
+    ]
+    weights: NDArray[np.float64] = np.linalg.solve(chebyshev.chebvander(nodes, n - 1).T, np.stack(rows).T).T
+    return weights
 
 
 def required_columns(shapes: Sequence[Shape]) -> tuple[str, ...]:

@@ -1,83 +1,59 @@
-"""The extended unbinned term: per-event density ratios of several samples to one reference density."""
+"""The unbinned term: per-event density ratios of several samples to one reference density.
+
+The work is split: `density` computes ratios and their sums over a chunk of events, `passes` runs it over all chunks
+and threads, `events` holds the events or streams them, and this module puts the sums together.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Self
+import copy
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Literal, Self, TypeAlias
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from neyman.errors import LikelihoodError, nearest
+from neyman.errors import LikelihoodError
+from neyman.likelihood.assembly import Norms, Yields, assemble, coefficient_jacobian, full_jacobian
+from neyman.likelihood.density import RatioModel, Sums, UnbinnedSample, join_rows, log_slopes, mixture
+from neyman.likelihood.diagnosis import undefined_data, undefined_reference
+from neyman.likelihood.events import Events, EventSource, StreamedEvents
 from neyman.likelihood.parameters import Parameter
-from neyman.likelihood.shapes import CompiledShape, Shape, TabulatedNetwork, required_columns
+from neyman.likelihood.passes import BoundEvents, Workers
+from neyman.likelihood.shapes import ReferenceBound
 from neyman.likelihood.term import Derivatives
-from neyman.likelihood.yields import YieldFactor, yield_derivatives
+from neyman.likelihood.yields import yield_derivatives
+
+__all__ = ["Events", "StreamedEvents", "UnbinnedSample", "UnbinnedTerm"]
 
 Array = NDArray[np.float64]
-_CHUNK = 1 << 15  # events evaluated at a time: the temporaries of a chunk stay in the processor's cache
-
-
-@dataclass(frozen=True)
-class UnbinnedSample:
-    """One process: its yield, the column of its nominal log-ratio and what its parameters do.
-
-    Parameters
-    ----------
-    name
-        Name of the process.
-    expected
-        Nominal number of events.
-    log_ratio
-        Column with ``ln p_s(x)/q(x)`` at the nominal parameters.
-    factors
-        Effects on the yield.
-    shapes
-        Effects on the density.
-    """
-
-    name: str
-    expected: float
-    log_ratio: str
-    factors: tuple[YieldFactor, ...] = ()
-    shapes: tuple[Shape, ...] = ()
-
-
-@dataclass(frozen=True)
-class Events:
-    """Weighted events as columns of log-ratios.
-
-    Parameters
-    ----------
-    weight
-        Event weights (1 for data, any sign for Asimov sets), shape ``(n_events,)``.
-    columns
-        Log-ratio columns by name, each of shape ``(n_events,)``.
-    """
-
-    weight: Array
-    columns: Mapping[str, Array]
-
-    def __len__(self) -> int:
-        return len(self.weight)
-
-    def take(self, rows: NDArray[np.intp], weight: Array) -> Events:
-        """Return some events with new weights."""
-        return Events(weight, {name: column[rows] for name, column in self.columns.items()})
+Form = Literal["extended", "fraction"]
+Observed: TypeAlias = EventSource | BoundEvents
+Batch: TypeAlias = list[Observed] | tuple[Observed, ...]
+_ROWS = 8  # parameter values that share a pass over the same events
 
 
 class UnbinnedTerm:
-    r"""Extended unbinned likelihood of one channel.
+    r"""Unbinned likelihood of one channel.
 
     .. math::
         -2\ln L = 2\nu(\theta) - 2\sum_i w_i \ln \sum_s \nu_s(\theta)\, r_s(x_i;\theta), \qquad
-        r_s = \frac{e^{\ell_s(x;\theta)}}{E_q[e^{\ell_s(\cdot;\theta)}]}
+        r_s = \frac{R_s(x;\theta)}{E_q[R_s(\cdot;\theta)]}
 
-    with :math:`\nu=\sum_s\nu_s` and :math:`\ell_s` the log-ratio of sample s to the reference density q. The
-    denominator is the mean over the reference sample, so every density is normalised at every
+    with :math:`\nu=\sum_s\nu_s` and :math:`R_s` the ratio of sample s to the reference density q before its
+    normalisation. The denominator is the mean over the reference sample, so every density is normalised at every
     :math:`\theta`, and its derivatives are part of the gradient and Hessian.
+
+    Without the number of events (``form="fraction"``),
+
+    .. math:: -2\ln L = - 2\sum_i w_i \ln \frac{\sum_s \nu_s(\theta)\, r_s(x_i;\theta)}{\nu(\theta)}
+
+    which with yields :math:`\mu` and 1 is the density :math:`\frac{\mu}{1+\mu} p_1 + \frac{1}{1+\mu} p_2`.
+
+    The yield of a sample may be negative (interference) as long as the density of every event and the total yield
+    are positive.
 
     Parameters
     ----------
@@ -87,8 +63,14 @@ class UnbinnedTerm:
         Processes.
     parameters
         Parameters of the yields and shapes.
-    data, reference
-        Observed events, and events drawn from q with the weights that make them follow q.
+    data
+        Observed events.
+    reference
+        Events drawn from q with the weights that make them follow q.
+    form
+        ``extended`` or ``fraction``.
+    threads
+        Threads that share the events; as many as torch uses by default.
 
     Raises
     ------
@@ -103,50 +85,125 @@ class UnbinnedTerm:
         samples: Sequence[UnbinnedSample],
         parameters: Sequence[Parameter],
         *,
-        data: Events,
-        reference: Events,
+        data: EventSource,
+        reference: EventSource,
+        form: Form = "extended",
+        threads: int | None = None,
     ) -> None:
-        self.name = name
+        self.name, self.form, self.threads = name, form, threads
         self.samples = tuple(samples)
         self.parameters = tuple(parameters)
+        self.device = torch.device("cpu")
         self._columns = {p.name: i for i, p in enumerate(self.parameters)}
-        used = {f.parameter for s in self.samples for f in s.factors}
-        used |= {e.parameter for s in self.samples for e in s.shapes}
+        if form not in ("extended", "fraction"):
+            raise LikelihoodError(
+                f"channel {name!r}: unknown form {form!r}", expected="'extended' or 'fraction'"
+            )
+        self._check_parameters()
+        self._shape_names = tuple(
+            dict.fromkeys(n for s in self.samples for shape in s.shapes for n in shape.parameters)
+        )
+        self._positions = torch.tensor([self._columns[n] for n in self._shape_names], dtype=torch.long)
+        self._data_model = RatioModel(self.samples, self._shape_names, normalised=False)
+        self._bind_reference(reference)
+        self._bind_shapes()
+        self._bind_data(data)
+
+    def _check_parameters(self) -> None:
+        used = {n for s in self.samples for factor in s.factors for n in factor.parameters}
+        used |= {n for s in self.samples for shape in s.shapes for n in shape.parameters}
         if used != set(self._columns):
             odd = sorted(used ^ set(self._columns))
             raise LikelihoodError(
-                f"channel {name!r}: parameters {', '.join(odd)} are not both declared and used",
-                where=f"channel {name}",
+                f"channel {self.name!r}: parameters {', '.join(odd)} are not both declared and used",
+                where=f"channel {self.name}",
             )
-        self._shape_names = tuple(dict.fromkeys(e.parameter for s in self.samples for e in s.shapes))
-        self.reference = reference
-        self._reference = _Compiled(self, reference, "reference")
-        self._reference_weight = _normalised(reference.weight, name)
-        self._nominal_norm = self._norms(torch.zeros(len(self._shape_names), dtype=torch.float64))
-        self._bind(data)
 
-    def _bind(self, data: Events) -> None:
-        self.data = data
-        self._data = (
-            self._reference if data.columns is self.reference.columns else _Compiled(self, data, "data")
+    # Events -----------------------------------------------------------------------------------------------
+
+    def _bind_reference(self, reference: EventSource) -> None:
+        after = any(not shape.normalised for s in self.samples for shape in s.shapes)
+        model = RatioModel(self.samples, self._shape_names, normalised=True) if after else self._data_model
+        self._reference = BoundEvents(model, reference, self.device, f"channel {self.name}, reference")
+        self._check_reference()
+
+    def _check_reference(self) -> None:
+        total = self._reference.total_weight
+        if not (np.isfinite(total) and total > 0.0):
+            raise LikelihoodError(
+                f"channel {self.name!r}: the reference weights sum to {total:g}, not a positive number"
+            )
+        self._last_norms: dict[bytes, tuple[int, Norms]] = {}  # shared by all data sets of the term
+
+    def _bind_shapes(self) -> None:
+        """Give the shapes that want it the statistical error of the normalisation."""
+        if not any(isinstance(shape, ReferenceBound) for s in self.samples for shape in s.shapes):
+            return
+        errors = self.relative_norm_errors()
+        self.samples = tuple(
+            replace(s, shapes=tuple(x.bind(e) if isinstance(x, ReferenceBound) else x for x in s.shapes))
+            for s, e in zip(self.samples, errors.tolist(), strict=True)
         )
-        self._weight = _finite(data.weight, "the weight", f"channel {self.name}, data")
+        self._data_model = RatioModel(self.samples, self._shape_names, normalised=False)
 
-    def with_data(self, data: Events) -> Self:
-        """Return the same term with other events; the reference is shared."""
-        term = object.__new__(type(self))
-        term.__dict__.update(self.__dict__)
-        term._bind(data)
+    def _bind(self, events: Observed) -> BoundEvents:
+        if isinstance(events, BoundEvents):
+            if events.model is self._data_model and events.device == self.device:
+                return events
+            events = events.source
+        own = self._reference
+        if (
+            own.model is self._data_model
+            and isinstance(events, Events)
+            and events.columns is own.source.columns
+        ):
+            return own.with_weight(events.weight, f"channel {self.name}, data")
+        return BoundEvents(self._data_model, events, self.device, f"channel {self.name}, data")
+
+    def _bind_data(self, data: Observed | Batch) -> None:
+        self._data = (
+            tuple(self._bind(one) for one in data) if isinstance(data, list | tuple) else self._bind(data)
+        )
+
+    @property
+    def data(self) -> EventSource | tuple[BoundEvents, ...]:
+        """Observed events, or a batch of them."""
+        return self._data if isinstance(self._data, tuple) else self._data.source
+
+    @property
+    def reference(self) -> EventSource:
+        """Events of the reference density."""
+        return self._reference.source
+
+    def with_data(self, data: Observed | Batch) -> Self:
+        """Return the same term with other events, or with a batch of data sets; the reference is shared."""
+        term = copy.copy(self)
+        term._bind_data(data)
         return term
+
+    def stack(self, data: Sequence[EventSource]) -> tuple[BoundEvents, ...]:
+        """Join data sets into a batch."""
+        return tuple(self._bind(one) for one in data)
 
     def with_reference_weight(self, weight: Array) -> Self:
         """Return the same term normalised with other weights of the reference events; data are kept."""
-        term = object.__new__(type(self))
-        term.__dict__.update(self.__dict__)
-        term.reference = Events(weight, self.reference.columns)
-        term._reference_weight = _normalised(weight, self.name)
-        term._nominal_norm = term._norms(torch.zeros(len(self._shape_names), dtype=torch.float64))
+        term = copy.copy(self)
+        term._reference = self._reference.with_weight(weight)
+        term._check_reference()
         return term
+
+    def to(self, device: torch.device | str) -> Self:
+        """Return the term with its events in memory on a device; streamed events go there block by block."""
+        term = copy.copy(self)
+        term.device = torch.device(device)
+        term._bind_reference(self.reference)
+        term._bind_data(
+            [d.source for d in self._data] if isinstance(self._data, tuple) else self._data.source
+        )
+        return term
+
+    def _workers(self) -> Workers:
+        return Workers(self.threads if self.device.type == "cpu" else 1)
 
     # Evaluation -------------------------------------------------------------------------------------------
 
@@ -156,263 +213,258 @@ class UnbinnedTerm:
             [yield_derivatives(s.expected, s.factors, theta, self._columns)[0] for s in self.samples]
         )
 
-    def evaluate(self, theta: torch.Tensor, order: int = 0) -> Derivatives:
-        """Return ``-2 ln L`` and its derivatives at `theta`, shape ``batch + (n_parameters,)``."""
-        if theta.ndim == 1:
-            return self._evaluate(theta.numpy(), order)
-        rows = [self._evaluate(row, order) for row in theta.numpy()]
-        return Derivatives(
-            torch.stack([row.value for row in rows]),
-            torch.stack([row.gradient for row in rows if row.gradient is not None]) if order > 0 else None,
-            torch.stack([row.hessian for row in rows if row.hessian is not None]) if order > 1 else None,
-        )
+    def evaluate(self, theta: torch.Tensor, order: int = 0, *, strict: bool = True) -> Derivatives:
+        """Return ``-2 ln L`` and its derivatives at `theta`, shape ``batch + (n_parameters,)``.
 
-    def _evaluate(self, theta: Array, order: int) -> Derivatives:
-        # The sum over events is differentiated by y = (yields, shape parameters), then by the chain rule.
-        parts = [yield_derivatives(s.expected, s.factors, theta, self._columns) for s in self.samples]
-        nu = torch.tensor([p[0] for p in parts], dtype=torch.float64)
-        alpha = self._shape_values(theta)
-        norm = self._norms(alpha) if self._shape_names else self._nominal_norm
-        value, first, second = self._event_sums(nu, alpha, norm, order)
-        value = 2.0 * nu.sum() - 2.0 * value
-        if order == 0:
-            return Derivatives(value)
-        n_samples = len(self.samples)
-        jacobian = self._jacobian(parts, len(theta))
-        by_y = -2.0 * first
-        by_y[:n_samples] += 2.0
-        gradient = by_y @ jacobian
-        if order == 1:
-            return Derivatives(value, gradient)
-        curvature = torch.from_numpy(np.stack([p[2] for p in parts]))
-        hessian = jacobian.T @ (-2.0 * second) @ jacobian + torch.einsum(
-            "s,sjk->jk", by_y[:n_samples], curvature
-        )
-        return Derivatives(value, gradient, hessian)
+        Parameters
+        ----------
+        theta
+            One point, or a batch ``(n_rows, n_parameters)``: row i goes with data set i of a batch of data, or all
+            rows with the same data.
+        order
+            0, 1 or 2.
+        strict
+            Whether an undefined likelihood is an error; if not, the row has the value ``+inf`` and derivatives NaN.
 
-    def _jacobian(self, parts: Sequence[tuple[float, Array, Array]], n_parameters: int) -> torch.Tensor:
-        """Derivatives of (yields, shape parameters) by the parameters."""
-        jacobian = torch.zeros(len(parts) + len(self._shape_names), n_parameters, dtype=torch.float64)
-        jacobian[: len(parts)] = torch.from_numpy(np.stack([p[1] for p in parts]))
-        for k, name in enumerate(self._shape_names):
-            jacobian[len(parts) + k, self._columns[name]] = 1.0
-        return jacobian
-
-    def _shape_values(self, theta: Array) -> torch.Tensor:
-        return torch.tensor([theta[self._columns[name]] for name in self._shape_names], dtype=torch.float64)
-
-    def _norms(self, alpha: torch.Tensor) -> _Norms:
-        """Means of the ratios over the reference sample, with derivatives by the shape parameters."""
-        n_samples, n_shapes = len(self.samples), len(alpha)
-        mean = torch.zeros(n_samples, dtype=torch.float64)
-        first = torch.zeros(n_samples, n_shapes, dtype=torch.float64)
-        second = torch.zeros(n_samples, n_shapes, n_shapes, dtype=torch.float64)
-        for rows in self._reference.chunks():
-            for s in range(n_samples):
-                log_ratio, slopes, curvatures = self._reference.log_ratio(s, alpha, rows)
-                weighted = self._reference_weight[rows] * log_ratio.exp()
-                mean[s] += weighted.sum()
-                if n_shapes:
-                    first[s] += slopes @ weighted
-                    second[s] += (slopes * weighted) @ slopes.T + torch.diag(curvatures @ weighted)
-        if not bool((torch.isfinite(mean) & (mean > 0.0)).all()):
-            bad = [
-                s.name for s, m in zip(self.samples, mean, strict=True) if not (m > 0 and torch.isfinite(m))
-            ]
-            raise LikelihoodError(
-                f"the mean ratio of {', '.join(bad)} over the reference sample is not a positive number",
-                where=f"channel {self.name}, parameters {dict(zip(self._shape_names, alpha.tolist(), strict=True))}",
-            )
-        slope = first / mean[:, None]
-        return _Norms(mean.log(), slope, second / mean[:, None, None] - slope[:, :, None] * slope[:, None, :])
-
-    def _event_sums(
-        self, nu: torch.Tensor, alpha: torch.Tensor, norm: _Norms, order: int
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Sum of ``w ln rho`` over the events with derivatives by (yields, shape parameters)."""
-        n_samples, n_shapes = len(nu), len(alpha)
-        n = n_samples + n_shapes
-        value = torch.zeros((), dtype=torch.float64)
-        first = torch.zeros(n, dtype=torch.float64)
-        second = torch.zeros(n, n, dtype=torch.float64)
-        for rows in self._data.chunks():
-            weight = self._weight[rows]
-            density, slope_by_y, share, slopes, curvatures = self._density(nu, alpha, norm, rows)
-            value += weight @ density.log()
-            if order == 0:
-                continue
-            first += slope_by_y @ weight
-            if order == 1:
-                continue
-            second -= (slope_by_y * weight) @ slope_by_y.T
-            if not n_shapes:
-                continue
-            mixed = torch.einsum("sn,skn->sk", share * weight, slopes)
-            second[:n_samples, n_samples:] += mixed
-            second[n_samples:, :n_samples] += mixed.T
-            for s in range(n_samples):
-                w = weight * nu[s] * share[s]
-                second[n_samples:, n_samples:] += (
-                    (slopes[s] * w) @ slopes[s].T
-                    + torch.diag(curvatures[s] @ w)
-                    - norm.curvature[s] * w.sum()
-                )
-        return value, first, second
-
-    def _density(
-        self, nu: torch.Tensor, alpha: torch.Tensor, norm: _Norms, rows: slice
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Density ``rho`` of the events `rows` and what its derivatives are made of.
-
-        Returns ``rho (n,)``, its logarithmic slopes by (yields, shapes) ``(n_samples + n_shapes, n)``, the shares
-        ``r_s/rho (n_samples, n)``, and the samples' log-ratio slopes and curvatures
-        ``(n_samples, n_shapes, n)``.
+        Raises
+        ------
+        LikelihoodError
+            When `strict` and the density of an event, the mean of a ratio or the total yield is not positive. The
+            message names the event and the samples.
         """
-        parts = [self._data.log_ratio(s, alpha, rows) for s in range(len(nu))]
-        log_ratio, slopes, curvatures = (torch.stack(part) for part in zip(*parts, strict=True))
-        ratio = (log_ratio - norm.log_mean[:, None]).exp_()
-        density = nu @ ratio
-        if not bool((density > 0.0).all()):
-            self._refuse(rows, density, nu, ratio)
-        share = ratio / density
-        slopes = slopes - norm.slope[:, :, None]
-        by_shape = torch.einsum("sn,skn->kn", nu[:, None] * share, slopes)
-        return density, torch.cat([share, by_shape]), share, slopes, curvatures
+        rows = theta.detach().cpu().reshape(-1, len(self.parameters))
+        if isinstance(self._data, tuple) and len(rows) != len(self._data):
+            raise LikelihoodError(
+                f"channel {self.name!r}: {len(self._data)} data sets but {len(rows)} rows of parameters",
+                expected="one row a data set",
+            )
+        nu = self._yields(rows)
+        alpha = rows[:, self._positions]
+        with self._workers() as workers:
+            norms = self._norms(alpha, order, workers, strict=strict)
+            coefficients = nu.value / norms.mean
+            sums = self._data_sums(alpha, coefficients, order, workers, strict=strict)
+            total = nu.value.sum(1)
+            defined = (
+                (norms.mean > 0.0).all(1) & (sums.lowest > 0.0) & torch.isfinite(sums.log) & (total > 0.0)
+            )
+            if strict and not bool(defined.all()):
+                raise self._undefined(rows, nu.value, norms, int(torch.nonzero(~defined)[0]))
+        weights = (
+            [d.total_weight for d in self._data] if isinstance(self._data, tuple) else self._data.total_weight
+        )
+        found = assemble(
+            self._data_model,
+            self._positions,
+            nu,
+            norms,
+            sums,
+            order,
+            form=self.form,
+            total_weight=torch.as_tensor(weights, dtype=torch.float64),
+        )
+        if not strict:
+            found = found.undefined_where(~defined)
+        return Derivatives(
+            found.value.reshape(theta.shape[:-1]).to(theta.device),
+            None if found.gradient is None else found.gradient.reshape(theta.shape).to(theta.device),
+            None
+            if found.hessian is None
+            else found.hessian.reshape(*theta.shape, len(self.parameters)).to(theta.device),
+        )
 
-    def _refuse(self, rows: slice, density: torch.Tensor, nu: torch.Tensor, ratio: torch.Tensor) -> None:
-        i = int(torch.nonzero(~(density > 0.0))[0])
-        shares = ", ".join(
-            f"{s.name}: {n:.4g} x {r:.4g}" for s, n, r in zip(self.samples, nu, ratio[:, i], strict=True)
+    def _yields(self, theta: torch.Tensor) -> Yields:
+        parts = [
+            [yield_derivatives(s.expected, s.factors, row, self._columns) for s in self.samples]
+            for row in theta.numpy()
+        ]
+        n_rows, p = theta.shape
+        sizes = ((), (p,), (p, p))
+        return Yields(
+            *(
+                torch.from_numpy(
+                    np.array([[part[k] for part in row] for row in parts]).reshape(n_rows, -1, *size)
+                )
+                for k, size in enumerate(sizes)
+            )
         )
-        raise LikelihoodError(
-            f"the total density of event {rows.start + i} is {float(density[i]):.4g}, it must be positive",
-            where=f"channel {self.name}; yield x ratio of the samples: {shares}",
-            fix="raise the lower bound of the signal strength, or look at this event's log-ratios",
-        )
+
+    def _norms(self, alpha: torch.Tensor, order: int, workers: Workers, *, strict: bool = True) -> Norms:
+        """Means of the ratios over the reference sample; rows with the same shape parameters share them."""
+        if alpha.shape[1]:
+            unique, index = torch.unique(alpha, dim=0, return_inverse=True)
+        else:
+            unique, index = alpha[:1], torch.zeros(len(alpha), dtype=torch.long)
+        key = unique.numpy().tobytes()
+        known, norms = self._last_norms.get(key, (-1, None))
+        if norms is None or known < order:
+            model = self._reference.model
+            parts = [
+                self._reference.sums(model.point(group, order, self.device, strict=strict), None, workers)
+                for group in torch.split(unique, _ROWS)
+            ]
+            norms = Norms.of(model, join_rows(parts), self._reference.total_weight)
+            self._last_norms.clear()
+            self._last_norms[key] = order, norms
+        return norms.rows(index)
+
+    def _data_sums(
+        self, alpha: torch.Tensor, coefficients: torch.Tensor, order: int, workers: Workers, *, strict: bool
+    ) -> Sums:
+        def sums(data: BoundEvents, rows: slice, workers: Workers) -> Sums:
+            point = self._data_model.point(alpha[rows], order, self.device, strict=strict)
+            return data.sums(point, coefficients[rows], workers)
+
+        n = len(alpha)
+        if isinstance(self._data, tuple):
+            data, alone = self._data, Workers(1)
+            return join_rows(list(workers.map(lambda i: sums(data[i], slice(i, i + 1), alone), range(n))))
+        groups = [slice(i, min(i + _ROWS, n)) for i in range(0, n, _ROWS)]
+        return join_rows([sums(self._data, rows, workers) for rows in groups])
+
+    def _undefined(
+        self, theta: torch.Tensor, yields: torch.Tensor, norms: Norms, row: int
+    ) -> LikelihoodError:
+        """Say why the likelihood is undefined in one row of a batch."""
+        total = float(yields[row].sum())
+        if not total > 0.0:
+            shares = zip(self.samples, yields[row].tolist(), strict=True)
+            return LikelihoodError(
+                f"the total yield is {total:.4g}, it must be positive",
+                where=f"channel {self.name}; yields: " + ", ".join(f"{s.name}: {n:.4g}" for s, n in shares),
+                fix="raise the lower bound of the signal strength",
+            )
+        alpha = theta[row : row + 1, self._positions]
+        if not bool((norms.mean[row] > 0.0).all()):
+            point = self._reference.model.point(alpha, 0, self.device)
+            values = dict(zip(self._shape_names, alpha[0].tolist(), strict=True))
+            return undefined_reference(
+                self._reference, self.samples, point, norms.mean[row], f"parameters {values}"
+            )
+        data = self._data[row] if isinstance(self._data, tuple) else self._data
+        point = self._data_model.point(alpha, 0, self.device)
+        return undefined_data(data, self.samples, point, yields[row], norms.mean[row])
+
+    # Events one by one ------------------------------------------------------------------------------------
+
+    def log_density(self, theta: torch.Tensor, events: EventSource | None = None) -> Array:
+        r"""Return :math:`\ln \sum_s \nu_s(\theta)\, r_s(x_i;\theta)` of the observed or of other events, shape
+        ``(n_events,)``.
+
+        Raises
+        ------
+        LikelihoodError
+            When the density of an event is not positive.
+        """
+        data = self._one_data_set() if events is None else self._bind(events)
+        with self._workers() as workers:
+            yields, norms, coefficients = self._coefficients(theta, 0, workers)
+            density = self._densities(data, theta, coefficients, workers)
+            if not (density > 0.0).all():
+                point = self._data_model.point(theta[None, self._positions], 0, self.device)
+                raise undefined_data(data, self.samples, point, yields.value[0], norms.mean[0])
+        return np.log(density)
 
     def scores(self, theta: torch.Tensor) -> torch.Tensor:
         r"""Return the events' scores :math:`\partial\ln\rho(x_i;\theta)/\partial\theta`,
         :math:`\rho = \sum_s \nu_s r_s`, shape ``(n_events, n_parameters)``."""
-        x = theta.numpy()
-        parts = [yield_derivatives(s.expected, s.factors, x, self._columns) for s in self.samples]
-        nu = torch.tensor([p[0] for p in parts], dtype=torch.float64)
-        alpha = self._shape_values(x)
-        norm = self._norms(alpha)
-        jacobian = self._jacobian(parts, len(x))
-        out = [self._density(nu, alpha, norm, rows)[1].T @ jacobian for rows in self._data.chunks()]
-        return torch.cat(out) if out else torch.zeros(0, len(x), dtype=torch.float64)
+        data = self._one_data_set()
+        with self._workers() as workers:
+            yields, norms, coefficients = self._coefficients(theta, 1, workers)
+            jacobian = full_jacobian(self._positions, coefficient_jacobian(self._positions, yields, norms))[0]
+            point = self._data_model.point(theta[None, self._positions], 1, self.device)
+            own, by_theta = coefficients.to(self.device), jacobian.to(self.device)
+            parts = [
+                part
+                for _, part in data.each(
+                    point,
+                    lambda ratios, _: log_slopes(self._data_model, ratios, own)[:, 0].T @ by_theta,
+                    workers,
+                )
+            ]
+        return torch.cat(parts) if parts else torch.zeros(0, len(self.parameters), dtype=torch.float64)
+
+    def relative_norm_errors(self) -> Array:
+        r"""Return the relative statistical errors of the samples' mean ratios over the reference, shape
+        ``(n_samples,)``: :math:`\sqrt{\sum_i w_i^2 (r_i - 1)^2} / \sum_i w_i` with shape parameters 0."""
+        alpha = torch.zeros(1, len(self._positions), dtype=torch.float64)
+        with self._workers() as workers:
+            mean = self._norms(alpha, 0, workers).mean[0].to(self.device)
+            point = self._reference.model.point(alpha, 0, self.device)
+            parts = self._reference.each(
+                point,
+                lambda ratios, weight: ((ratios.ratio[:, 0] / mean[:, None] - 1.0) * weight).square().sum(1),
+                workers,
+            )
+            total = sum((part for _, part in parts), torch.zeros(len(self.samples), dtype=torch.float64))
+        return np.asarray(total.sqrt() / self._reference.total_weight)
+
+    def _one_data_set(self) -> BoundEvents:
+        if isinstance(self._data, tuple):
+            raise LikelihoodError(
+                f"channel {self.name!r} holds a batch of {len(self._data)} data sets", fix="give one of them"
+            )
+        return self._data
+
+    def _coefficients(
+        self, theta: torch.Tensor, order: int, workers: Workers
+    ) -> tuple[Yields, Norms, torch.Tensor]:
+        rows = theta.detach().cpu()[None]
+        yields = self._yields(rows)
+        norms = self._norms(rows[:, self._positions], order, workers)
+        if not bool((norms.mean > 0.0).all()):
+            raise self._undefined(rows, yields.value, norms, 0)
+        return yields, norms, yields.value / norms.mean
+
+    def _densities(
+        self, events: BoundEvents, theta: torch.Tensor, coefficients: torch.Tensor, workers: Workers
+    ) -> Array:
+        density, own = np.empty(len(events)), coefficients.to(self.device)
+        point = self._data_model.point(theta.detach().cpu()[None, self._positions], 0, self.device)
+        for start, part in events.each(point, lambda ratios, _: mixture(ratios, own)[0], workers):
+            density[start : start + len(part)] = part.numpy()
+        return density
 
     # Pseudo-data ------------------------------------------------------------------------------------------
 
-    def expected_data(self, theta: torch.Tensor) -> Events:
+    def expected_data(self, theta: torch.Tensor) -> EventSource:
         """Return the reference events with the weights of the model at `theta`; they sum to the yield."""
-        x = theta.numpy()
-        nu = torch.from_numpy(self.yields(x))
-        alpha = self._shape_values(x)
-        norm = self._norms(alpha)
-        weight = torch.empty_like(self._reference_weight)
-        for rows in self._reference.chunks():
-            parts = [self._reference.log_ratio(s, alpha, rows)[0] for s in range(len(self.samples))]
-            ratio = (torch.stack(parts) - norm.log_mean[:, None]).exp()
-            weight[rows] = self._reference_weight[rows] * (nu @ ratio)
-        return Events(weight.numpy(), self.reference.columns)
+        with self._workers() as workers:
+            _, _, coefficients = self._coefficients(theta, 0, workers)
+            events = self._bind(self.reference)
+            density = self._densities(events, theta, coefficients, workers)
+        density *= self.reference.weight
+        density /= self._reference.total_weight
+        return self.reference.with_weight(density)
 
-    def sample(self, theta: torch.Tensor, generator: np.random.Generator) -> Events:
-        """Draw events at `theta` by Poisson resampling of the weighted reference sample."""
-        asimov = self.expected_data(theta)
-        if (asimov.weight < 0.0).any():
+    def sampler(self, theta: torch.Tensor) -> Callable[[np.random.Generator], Events]:
+        """Return a function that draws events at `theta` by Poisson resampling of the weighted reference sample.
+
+        Each reference event is drawn a Poisson number of times with its expected count as mean. A data set holds
+        the drawn events alone, weighted by how often they were drawn.
+
+        Raises
+        ------
+        LikelihoodError
+            When a reference event has a negative expected count.
+        """
+        weight = self.expected_data(theta).weight
+        if (weight < 0.0).any():
             raise LikelihoodError(
                 f"channel {self.name!r}: pseudo-data cannot be drawn from a reference with negative weights",
-                where=f"{int((asimov.weight < 0.0).sum())} of {len(asimov)} events",
+                where=f"{int((weight < 0.0).sum())} of {len(weight)} events",
                 fix="use a reference sample with positive weights",
             )
-        counts = generator.poisson(asimov.weight)
-        rows = np.nonzero(counts)[0]
-        return asimov.take(rows, counts[rows].astype(np.float64))
+        # Independent Poisson counts are a Poisson total, divided among the events by their weights.
+        cumulative = np.cumsum(weight)
+        total = float(cumulative[-1]) if len(weight) else 0.0
 
+        def draw(generator: np.random.Generator) -> Events:
+            drawn = np.searchsorted(
+                cumulative, total * generator.random(generator.poisson(total)), side="right"
+            )
+            rows, counts = np.unique(drawn, return_counts=True)
+            return self.reference.take(rows, counts.astype(np.float64))
 
-@dataclass(frozen=True)
-class _Norms:
-    """``ln E_q[r_s]`` with gradient and Hessian by the shape parameters."""
+        return draw
 
-    log_mean: torch.Tensor
-    slope: torch.Tensor
-    curvature: torch.Tensor
-
-
-class _Compiled:
-    """Events with the coefficients of every sample's shape effects."""
-
-    def __init__(self, term: UnbinnedTerm, events: Events, what: str) -> None:
-        where = f"channel {term.name}, {what}"
-        self._n_events = len(events)
-        names = dict.fromkeys(
-            name for s in term.samples for name in (s.log_ratio, *required_columns(s.shapes))
-        )
-        columns = {name: _column(events, name, where) for name in names}
-        position = {name: k for k, name in enumerate(term._shape_names)}
-        self._n_shapes = len(position)
-        self._base = [columns[s.log_ratio] for s in term.samples]
-        self._effects: list[list[tuple[int, CompiledShape]]] = [
-            [(position[shape.parameter], shape.compile(columns)) for shape in s.shapes] for s in term.samples
-        ]
-
-    def chunks(self) -> list[slice]:
-        n = self._n_events
-        return [slice(i, min(i + _CHUNK, n)) for i in range(0, n, _CHUNK)]
-
-    def log_ratio(
-        self, sample: int, alpha: torch.Tensor, rows: slice
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Log-ratio ``(n,)`` with first and (diagonal) second derivatives ``(n_shapes, n)``."""
-        base = self._base[sample][rows]
-        first = torch.zeros(self._n_shapes, len(base), dtype=torch.float64)
-        second = torch.zeros(self._n_shapes, len(base), dtype=torch.float64)
-        for k, effect in self._effects[sample]:
-            delta, slope, curvature = effect.delta(float(alpha[k]), rows)
-            base = base + delta
-            first[k] += slope
-            second[k] += curvature
-        return base, first, second
-
-
-def _column(events: Events, name: str, where: str) -> torch.Tensor:
-    if name not in events.columns:
-        raise LikelihoodError(
-            f"the events have no column {name!r}",
-            where=where,
-            fix=f"nearest names: {nearest(name, events.columns)}",
-        )
-    return _finite(events.columns[name], f"log-ratio {name!r}", where)
-
-
-def _finite(values: Array, what: str, where: str) -> torch.Tensor:
-    found = torch.tensor(np.asarray(values), dtype=torch.float64)
-    bad = torch.nonzero(~torch.isfinite(found))
-    if len(bad):
-        raise LikelihoodError(
-            f"{what} is not finite for {len(bad)} events", where=f"{where}, first at event {int(bad[0])}"
-        )
-    return found
-
-
-def _normalised(weight: Array, channel: str) -> torch.Tensor:
-    """Return reference weights divided by their sum."""
-    weights = _finite(weight, "the weight", f"channel {channel}, reference")
-    total = float(np.sum(weight))
-    if not total > 0.0:
-        raise LikelihoodError(
-            f"channel {channel!r}: the reference weights sum to {total:g}, not a positive number"
-        )
-    return weights / total
-
-
-def tabulated_range(samples: Sequence[UnbinnedSample], parameter: str) -> tuple[float, float]:
-    """Return the widest range of `parameter` inside which every conditioned network was tabulated."""
-    ranges = [
-        shape.range
-        for s in samples
-        for shape in s.shapes
-        if isinstance(shape, TabulatedNetwork) and shape.parameter == parameter
-    ]
-    return max((r[0] for r in ranges), default=-np.inf), min((r[1] for r in ranges), default=np.inf)

@@ -6,20 +6,19 @@ import json
 import os
 import platform
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from pydantic import BaseModel, ValidationError
 
-from neyman.errors import WorkspaceError, nearest
+from neyman.errors import WorkspaceError
 from neyman.files import atomic, sha256
+from neyman.workspace.columns import Column, read_columns
 from neyman.workspace.documents import Channel, EventFile, Manifest, Unbinned
 
 BINNED, UNBINNED, MANIFEST = "binned.json", "unbinned.json", "manifest.json"
@@ -49,13 +48,11 @@ class Workspace:
     unbinned: Unbinned | None
     manifest: Manifest | None = None
 
-    def events(
-        self, channel: Channel, which: EventFile
-    ) -> tuple[NDArray[np.float64], dict[str, NDArray[np.float64]]]:
-        """Read weight and columns of a channel's data or reference."""
-        wanted = [which.weight, *log_ratio_columns(channel)]
+    def events(self, channel: Channel, which: EventFile) -> tuple[NDArray[np.float64], dict[str, Column]]:
+        """Read the weights, float64, and the columns, as stored, of a channel's data or reference."""
+        wanted = [which.weight, *channel.columns]
         table = read_columns(self.path(which.file), wanted)
-        return table.pop(which.weight), table
+        return table.pop(which.weight).astype(np.float64, copy=False), table
 
     def path(self, relative: str) -> Path:
         """Return the file of a relative path; it must lie inside the folder, links resolved."""
@@ -140,51 +137,6 @@ def read(path: str | os.PathLike[str]) -> Workspace:
             fix="give a workspace folder",
         )
     return Workspace(folder, binned, unbinned, manifest)
-
-
-def log_ratio_columns(channel: Channel) -> list[str]:
-    """Return the names of all columns that a channel's samples read."""
-    names: dict[str, None] = {}
-    for sample in channel.samples:
-        names[sample.log_ratio] = None
-        for modifier in sample.modifiers:
-            if modifier.type == "ratiosys":
-                names |= dict.fromkeys((modifier.data.hi, modifier.data.lo))
-            elif modifier.type == "network":
-                names |= dict.fromkeys(modifier.data.columns)
-    return list(names)
-
-
-def read_columns(path: Path, names: Sequence[str]) -> dict[str, NDArray[np.float64]]:
-    """Read numeric columns of a Parquet file as float64."""
-    try:
-        types = {column.name: column.type for column in pq.read_schema(path)}
-        for name in names:
-            if name not in types:
-                raise WorkspaceError(
-                    f"{path.name} has no column {name!r}",
-                    where=str(path),
-                    fix=f"nearest: {nearest(name, types)}",
-                )
-            if not (pa.types.is_floating(types[name]) or pa.types.is_integer(types[name])):
-                raise WorkspaceError(
-                    f"column {name!r} is {types[name]}", where=str(path), expected="one number an event"
-                )
-        table = pq.read_table(path, columns=list(dict.fromkeys(names)))
-        for name in table.column_names:
-            if missing := table.column(name).null_count:
-                raise WorkspaceError(
-                    f"column {name!r} ({types[name]}) is empty in {missing} of {table.num_rows} events",
-                    where=str(path),
-                    expected="one number an event",
-                )
-        return {
-            name: np.asarray(table.column(name).to_numpy(), dtype=np.float64) for name in table.column_names
-        }
-    except (pa.ArrowException, OSError, ValueError) as error:
-        raise WorkspaceError(
-            f"{path.name} is not a readable Parquet file: {error}", where=str(path)
-        ) from error
 
 
 def _parse(path: Path, kind: type[D]) -> D:

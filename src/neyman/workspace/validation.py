@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from neyman.errors import NeymanError, WorkspaceError
+from neyman.errors import NeymanError, WorkspaceError, nearest
 from neyman.files import sha256
-from neyman.workspace.documents import Channel, NetworkModifier
+from neyman.networks import Model
+from neyman.workspace.columns import Column
+from neyman.workspace.documents import Channel, NetworkFile, NetworkModifier, Sample, Unbinned
 from neyman.workspace.pyhf_schema import check_schema
 from neyman.workspace.store import BINNED, MANIFEST, UNBINNED, Workspace, read
 
+Array = NDArray[np.float64]
 _NORMALISATION_TOLERANCE = 0.1
+_LARGEST_SPREAD = 1.0
 
 
 @dataclass(frozen=True)
@@ -42,9 +47,10 @@ def validate(path: str | os.PathLike[str]) -> list[Check]:
     """Check a workspace folder or a pyhf JSON file.
 
     Checks the schemas, that the manifest records every file that the documents name, the digests, that the yields
-    of a channel are positive, the columns and weights of the event files, that every ratio is finite and positive,
-    and that its mean over the reference sample is near 1 (a fit renormalises it; a mean
-    far from 1 shows that a network was badly trained or the wrong reference is used).
+    of a channel are positive, that a sample carries the parameter of interest, the columns and weights of the event
+    files, that networks fit their features and parameters, that every ratio is finite and positive, and that its
+    mean over the reference sample is near 1 (a fit renormalises it; a mean far from 1 shows that a network was
+    badly trained or the wrong reference is used).
 
     Returns
     -------
@@ -55,13 +61,17 @@ def validate(path: str | os.PathLike[str]) -> list[Check]:
     except NeymanError as error:
         return [Check("documents", False, str(error))]
     checks = [Check("documents", True, "readable, unbinned.json and manifest.json fit their schemas")]
-    if workspace.binned is not None:
-        checks.extend(_binned(workspace.binned))
+    binned = workspace.binned
+    if binned is not None:
+        checks.extend(found := list(_binned(binned)))
+        binned = binned if found[0].passed else None
     if Path(path).is_dir():
         checks.append(_manifest(workspace))
         checks.extend(_digests(workspace))
-    for channel in workspace.unbinned.channels if workspace.unbinned else ():
-        checks.extend(_channel(workspace, channel))
+    if workspace.unbinned is not None:
+        checks.extend(_interest(workspace.unbinned, binned))
+        for channel in workspace.unbinned.channels:
+            checks.extend(_channel(workspace, channel))
     return checks
 
 
@@ -80,6 +90,19 @@ def _yield(channel: str, expected: float) -> Check:
     return Check(f"{channel}: yield", 0.0 < expected < np.inf, f"{expected:.6g} events expected")
 
 
+def _interest(unbinned: Unbinned, binned: dict[str, Any] | None) -> Iterator[Check]:
+    carried = {p for c in unbinned.channels for s in c.samples for m in s.modifiers for p in m.parameters}
+    channels = binned["channels"] if binned is not None else ()
+    carried |= {m["name"] for c in channels for s in c["samples"] for m in s["modifiers"]}
+    for measurement in unbinned.measurements:
+        if poi := measurement.config.poi:
+            yield Check(
+                f"parameter of interest of {measurement.name}",
+                poi in carried,
+                poi if poi in carried else f"no sample carries {poi!r}; nearest: {nearest(poi, carried)}",
+            )
+
+
 def _manifest(workspace: Workspace) -> Check:
     if workspace.manifest is None:
         return Check("manifest", False, f"{MANIFEST} is missing: changes of the files would go unnoticed")
@@ -89,8 +112,7 @@ def _manifest(workspace: Workspace) -> Check:
         for channel in workspace.unbinned.channels:
             named |= {channel.data.file, channel.reference.file}
             named |= {s.network for s in channel.samples if s.network}
-            modifiers = (m for s in channel.samples for m in s.modifiers)
-            named |= {m.data.file for m in modifiers if isinstance(m, NetworkModifier) and m.data.file}
+            named |= {m.file for s in channel.samples for m in s.modifiers if m.file}
     missing = sorted(named - set(workspace.manifest.files))
     detail = f"does not record {', '.join(missing)}" if missing else f"records all {len(named)} files in use"
     return Check("manifest", not missing, detail)
@@ -114,6 +136,12 @@ def _digests(workspace: Workspace) -> Iterator[Check]:
 
 def _channel(workspace: Workspace, channel: Channel) -> Iterator[Check]:
     yield _yield(channel.name, sum(s.expected for s in channel.samples))
+    for sample in channel.samples:
+        for modifier in sample.modifiers:
+            if modifier.type == "network" and isinstance(modifier.data, NetworkFile):
+                yield _network(
+                    workspace, f"{channel.name}: network of {sample.name}", modifier, modifier.data
+                )
     for label, which in (("data", channel.data), ("reference", channel.reference)):
         name = f"{channel.name}: {label}"
         try:
@@ -124,20 +152,57 @@ def _channel(workspace: Workspace, channel: Channel) -> Iterator[Check]:
         good = bool(np.isfinite(weight).all() and weight.sum() > 0.0)
         yield Check(name, good, f"{len(weight)} events, sum of weights {weight.sum():.6g}")
         with np.errstate(all="ignore"):
-            ratios = {name: np.exp(column) for name, column in columns.items()}
-        bad = [name for name, ratio in ratios.items() if not ((ratio > 0.0) & np.isfinite(ratio)).all()]
+            ratios = {c: np.exp(columns[c].astype(np.float64)) for c in channel.log_ratios}
+        bad = [c for c, ratio in ratios.items() if not ((ratio > 0.0) & np.isfinite(ratio)).all()]
         yield Check(
             f"{name}: ratios positive",
             not bad,
-            f"all {len(columns)} ratio columns are positive and finite"
+            f"all {len(ratios)} ratio columns are positive and finite"
             if not bad
             else f"not positive and finite: {', '.join(bad)}",
         )
+        if others := [c for c in channel.columns if c not in ratios]:
+            broken = [c for c in others if not np.isfinite(columns[c]).all()]
+            yield Check(
+                f"{name}: features and spreads finite",
+                not broken,
+                f"not finite: {', '.join(broken)}" if broken else f"all {len(others)} columns are finite",
+            )
         if label == "reference" and good and not bad:
             for sample in channel.samples:
-                mean = float(np.average(ratios[sample.log_ratio], weights=weight))
-                yield Check(
-                    f"{channel.name}: normalisation of {sample.name}",
-                    abs(mean - 1.0) < _NORMALISATION_TOLERANCE,
-                    f"mean ratio over the reference {mean:.4f}, expected 1 within {_NORMALISATION_TOLERANCE}",
-                )
+                yield from _normalisation(channel, sample, weight, ratios[sample.log_ratio], columns)
+
+
+def _normalisation(
+    channel: Channel, sample: Sample, weight: Array, ratio: Array, columns: Mapping[str, Column]
+) -> Iterator[Check]:
+    """The mean ratio of a sample over the reference, with its statistical error, and the size of its spread."""
+    mean = float(np.average(ratio, weights=weight))
+    error = float(np.sqrt(np.sum((weight * (ratio - mean)) ** 2)) / weight.sum())
+    yield Check(
+        f"{channel.name}: normalisation of {sample.name}",
+        abs(mean - 1.0) < _NORMALISATION_TOLERANCE,
+        f"mean ratio over the reference {mean:.4f} +- {error:.4f}, expected 1 within {_NORMALISATION_TOLERANCE}",
+    )
+    if spreads := [m.data.columns for m in sample.modifiers if m.type == "spread"]:
+        variance = sum(columns[c].astype(np.float64) ** 2 for names in spreads for c in names)
+        size = float(np.sqrt(np.average(variance, weights=np.abs(weight))))
+        yield Check(
+            f"{channel.name}: spread of {sample.name}",
+            size < _LARGEST_SPREAD,
+            f"log-ratio uncertain by {size:.3g} (root mean square), expected below {_LARGEST_SPREAD:g}",
+        )
+
+
+def _network(workspace: Workspace, name: str, modifier: NetworkModifier, data: NetworkFile) -> Check:
+    try:
+        model = Model.load(workspace.path(data.file))
+    except WorkspaceError as error:
+        return Check(name, False, str(error))
+    features = tuple(column.removeprefix("x:") for column in data.features)
+    if features != model.features:
+        return Check(name, False, f"takes {', '.join(model.features)}, not {', '.join(features)}")
+    if unknown := [p for p in modifier.parameters if p not in model.parameters]:
+        inputs = ", ".join(model.parameters) or "none"
+        return Check(name, False, f"has no input {', '.join(unknown)}; its nuisance parameters: {inputs}")
+    return Check(name, True, f"{data.file} takes these features and {', '.join(modifier.parameters)}")

@@ -1,0 +1,245 @@
+"""Passes over events: cut into chunks that fit the cache, spread over threads, added up in a fixed order.
+
+The order of the additions depends on the events alone, so a result is the same for every number of threads.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import cached_property
+from types import TracebackType
+from typing import NamedTuple, Self, TypeVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from neyman.errors import LikelihoodError, nearest
+from neyman.likelihood.density import (
+    BoundRatios,
+    Point,
+    RatioModel,
+    Ratios,
+    Sums,
+    data_sums,
+    reference_sums,
+    zero_sums,
+)
+from neyman.likelihood.events import Block, Events, EventSource
+from neyman.likelihood.shapes import Columns
+from neyman.likelihood.updown import Scratch
+
+Array = NDArray[np.float64]
+A = TypeVar("A")
+B = TypeVar("B")
+_CELLS = 1 << 17  # slopes of a chunk: its temporaries stay in the cache
+_LONGEST = 1 << 15  # events in a chunk
+_SPAN = 1 << 15  # events that one thread takes at a time
+_DEVICE_CELLS = 1 << 24  # of a chunk on an accelerator, which wants large ones
+
+
+class Workers:
+    """Threads that each compute alone, as a context manager; with one thread none is started.
+
+    Parameters
+    ----------
+    n
+        Number of threads; as many as torch uses by default.
+    """
+
+    def __init__(self, n: int | None = None) -> None:
+        self._torch = torch.get_num_threads()
+        self.n = self._torch if n is None else n
+        self._pool: ThreadPoolExecutor | None = None
+
+    def __enter__(self) -> Self:
+        torch.set_num_threads(1)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._pool is not None:
+            self._pool.shutdown(cancel_futures=True)
+        torch.set_num_threads(self._torch)
+
+    def map(self, work: Callable[[A], B], items: Iterable[A]) -> Iterator[B]:
+        """Yield the results in order; only a few items are taken in advance."""
+        if self.n == 1:
+            yield from map(work, items)
+            return
+        if self._pool is None:
+            self._pool = ThreadPoolExecutor(
+                self.n, "events", initializer=torch.set_num_threads, initargs=(1,)
+            )
+        waiting: deque[Future[B]] = deque()
+        for item in items:
+            waiting.append(self._pool.submit(work, item))
+            if len(waiting) > self.n:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+
+
+class Bound(NamedTuple):
+    """A block of events with the model bound to them."""
+
+    ratios: BoundRatios
+    block: Block
+
+
+class Piece(NamedTuple):
+    """Events `rows` of a block whose first event is number `start`."""
+
+    ratios: BoundRatios
+    weight: torch.Tensor
+    columns: Columns
+    start: int
+    rows: slice
+
+    def values_at(self, row: int) -> dict[str, float]:
+        """Return the weight and the columns of an event."""
+        values = {f"log-ratio {name}": float(column[row]) for name, column in self.columns.items()}
+        return {"the weight": float(self.weight[row])} | values
+
+
+class BoundEvents:
+    """Events with a model bound to them: once for events in memory, at every pass for streamed ones.
+
+    Parameters
+    ----------
+    model
+        The ratios.
+    source
+        The events.
+    device
+        Where to compute.
+    where
+        Channel and role, for messages.
+
+    Raises
+    ------
+    LikelihoodError
+        When a column is missing, or a column or weight of events in memory is not finite.
+    """
+
+    def __init__(self, model: RatioModel, source: EventSource, device: torch.device, where: str) -> None:
+        self.model, self.source, self.device, self.where = model, source, device, where
+        self._bound: Bound | None = None  # of events in memory
+        for name in model.columns:
+            if name not in source.columns:
+                raise LikelihoodError(
+                    f"the events have no column {name!r}",
+                    where=where,
+                    fix=f"nearest names: {nearest(name, source.columns)}",
+                )
+        if isinstance(source, Events):
+            (block,) = source.blocks(model.columns)
+            _check_finite(block.weight, "the weight", where)
+            for name, column in block.columns.items():
+                _check_finite(column, f"log-ratio {name!r}", where)
+            self._bound = self._bind(block)
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def with_weight(self, weight: Array, where: str | None = None) -> BoundEvents:
+        """Return the same events with other weights; nothing is bound again."""
+        same = copy.copy(self)
+        same.__dict__.pop("total_weight", None)
+        same.source, same.where = self.source.with_weight(weight), where or self.where
+        if self._bound is not None:
+            (block,) = same.source.blocks([])
+            _check_finite(block.weight, "the weight", same.where)
+            same._bound = self._bound._replace(
+                block=self._bound.block._replace(weight=block.weight.to(self.device))
+            )
+        return same
+
+    def _bind(self, block: Block) -> Bound:
+        columns = {name: column.to(self.device) for name, column in block.columns.items()}
+        block = Block(block.start, block.weight.to(self.device), columns)
+        return Bound(self.model.bind(columns), block)
+
+    @cached_property
+    def total_weight(self) -> float:
+        """Sum of the weights."""
+        total = 0.0
+        for block in self.source.blocks([]):
+            _check_finite(block.weight, "the weight", self.where, block.start)
+            total += float(block.weight.sum())
+        return total
+
+    def spans(self) -> Iterator[Piece]:
+        """Yield the events in pieces of work for one thread."""
+        streamed = (self._bind(block) for block in self.source.blocks(self.model.columns))
+        for ratios, (start, weight, columns) in streamed if self._bound is None else [self._bound]:
+            size = _SPAN if self.device.type == "cpu" else max(len(weight), 1)
+            for first in range(0, len(weight), size):
+                rows = slice(first, min(first + size, len(weight)))
+                yield Piece(ratios, weight, columns, start, rows)
+
+    def chunks(self, piece: Piece, n_rows: int) -> Iterator[slice]:
+        """Yield the rows of a piece in chunks for `n_rows` parameter values."""
+        cells = _CELLS if self.device.type == "cpu" else _DEVICE_CELLS
+        size = cells // max(1, n_rows * max(self.model.n_slopes, len(self.model.layouts)))
+        size = max(256, min(size, _LONGEST if self.device.type == "cpu" else cells)) // 64 * 64
+        for first in range(piece.rows.start, piece.rows.stop, size):
+            yield slice(first, min(first + size, piece.rows.stop))
+
+    def _each_span(self, work: Callable[[Piece], A], workers: Workers) -> Iterator[A]:
+        spans = self.spans()
+        return workers.map(work, spans) if len(self) > _SPAN else map(work, spans)
+
+    def each(
+        self, point: Point, work: Callable[[Ratios, torch.Tensor], torch.Tensor], workers: Workers
+    ) -> Iterator[tuple[int, torch.Tensor]]:
+        """Yield, chunk by chunk, the number of the first event and what `work` makes of ratios and weights."""
+
+        def span(piece: Piece) -> list[tuple[int, torch.Tensor]]:
+            scratch = Scratch()
+            return [
+                (
+                    piece.start + rows.start,
+                    work(piece.ratios.at(point, rows, scratch), piece.weight[rows]).cpu(),
+                )
+                for rows in self.chunks(piece, len(point.alpha))
+            ]
+
+        for results in self._each_span(span, workers):
+            yield from results
+
+    def sums(self, point: Point, coefficients: torch.Tensor | None, workers: Workers) -> Sums:
+        """Add up the events, on the CPU in the end: as data with `coefficients` of the samples, shape
+        ``(n_rows, n_samples)``, or as a reference without."""
+        zero = zero_sums(self.model, len(point.alpha), point.order, self.device)
+        own = None if coefficients is None else coefficients.to(self.device)
+
+        def span(piece: Piece) -> Sums:
+            scratch, total = Scratch(), zero
+            for rows in self.chunks(piece, len(point.alpha)):
+                ratios, weight = piece.ratios.at(point, rows, scratch), piece.weight[rows]
+                if own is None:
+                    total = total.plus(reference_sums(ratios, weight, point.order))
+                else:
+                    total = total.plus(data_sums(self.model, ratios, weight, own, point.order))
+            return total
+
+        total = zero
+        for part in self._each_span(span, workers):
+            total = total.plus(part)
+        return total.to("cpu")
+
+
+def _check_finite(values: torch.Tensor, what: str, where: str, start: int = 0) -> None:
+    if bool(torch.isfinite(values.sum())):
+        return
+    bad = torch.nonzero(~torch.isfinite(values))
+    if len(bad):
+        raise LikelihoodError(
+            f"{what} is not finite for {len(bad)} events",
+            where=f"{where}, first at event {start + int(bad[0])}",
+        )
