@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 import pytest
@@ -15,8 +15,41 @@ from neyman.errors import LikelihoodError
 from neyman.likelihood import Constraint, Derivatives, Likelihood, Parameter
 
 
+class ByRow:
+    """A term that evaluates one parameter vector at a time; a batch of data sets is a tuple."""
+
+    def evaluate(self, theta: torch.Tensor, order: int = 0, *, strict: bool = True) -> Derivatives:
+        if theta.ndim == 1:
+            return self.one(theta, order)
+        data = self.data if isinstance(self.data, tuple) else (self.data,) * len(theta)
+        rows = []
+        for row, part in zip(theta, data, strict=True):
+            try:
+                rows.append(self.with_data(part).one(row, order))
+            except LikelihoodError:
+                if strict:
+                    raise
+                n = len(row)
+                empty = Derivatives(torch.zeros(()), torch.zeros(n), torch.zeros(n, n))
+                rows.append(empty.undefined_where(torch.tensor(True)))
+        return Derivatives(
+            torch.stack([r.value for r in rows]),
+            torch.stack([r.gradient for r in rows]) if order else None,
+            torch.stack([r.hessian for r in rows]) if order > 1 else None,
+        )
+
+    def with_data(self, data: Any) -> Self:
+        return replace(self, data=data)
+
+    def stack(self, data: Sequence[Any]) -> tuple[Any, ...]:
+        return tuple(data)
+
+    def sampler(self, theta: torch.Tensor) -> Callable[[np.random.Generator], Any]:
+        return lambda generator: self.sample(theta, generator)
+
+
 @dataclass(frozen=True)
-class CountingTerm:
+class CountingTerm(ByRow):
     """Poisson counts with a rate that is any torch function of the parameters, differentiated by torch."""
 
     parameters: tuple[Parameter, ...]
@@ -24,7 +57,7 @@ class CountingTerm:
     data: torch.Tensor
     name: str = "counting"
 
-    def evaluate(self, theta: torch.Tensor, order: int = 0) -> Derivatives:
+    def one(self, theta: torch.Tensor, order: int) -> Derivatives:
         if bool((self.rate(theta) <= 0.0).any()):
             raise LikelihoodError("the rate is not positive")
 
@@ -36,9 +69,6 @@ class CountingTerm:
         hessian = autograd.hessian(value, theta) if order > 1 else None
         return Derivatives(value(theta), gradient, hessian)
 
-    def with_data(self, data: torch.Tensor) -> Self:
-        return replace(self, data=data)
-
     def expected_data(self, theta: torch.Tensor) -> torch.Tensor:
         return self.rate(theta)
 
@@ -47,7 +77,7 @@ class CountingTerm:
 
 
 @dataclass(frozen=True)
-class GaussianTerm:
+class GaussianTerm(ByRow):
     """Measurements ``data ~ N(design @ theta, sigma)``; -2 ln L without constants."""
 
     parameters: tuple[Parameter, ...]
@@ -56,14 +86,11 @@ class GaussianTerm:
     data: torch.Tensor
     name: str = "gaussian"
 
-    def evaluate(self, theta: torch.Tensor, order: int = 0) -> Derivatives:
+    def one(self, theta: torch.Tensor, order: int) -> Derivatives:
         weighted = self.design / self.sigma[:, None]
         residual = weighted @ theta - self.data / self.sigma
         gradient = 2.0 * weighted.T @ residual if order else None
         return Derivatives(residual @ residual, gradient, 2.0 * weighted.T @ weighted if order > 1 else None)
-
-    def with_data(self, data: torch.Tensor) -> Self:
-        return replace(self, data=data)
 
     def expected_data(self, theta: torch.Tensor) -> torch.Tensor:
         return self.design @ theta
@@ -74,7 +101,7 @@ class GaussianTerm:
 
 
 @dataclass(frozen=True)
-class FunctionTerm:
+class FunctionTerm(ByRow):
     """-2 ln L is any torch function; it has no data."""
 
     parameters: tuple[Parameter, ...]
@@ -82,13 +109,10 @@ class FunctionTerm:
     data: None = None
     name: str = "function"
 
-    def evaluate(self, theta: torch.Tensor, order: int = 0) -> Derivatives:
+    def one(self, theta: torch.Tensor, order: int) -> Derivatives:
         gradient = autograd.jacobian(self.function, theta) if order else None
         hessian = autograd.hessian(self.function, theta) if order > 1 else None
         return Derivatives(self.function(theta), gradient, hessian)
-
-    def with_data(self, _data: None) -> Self:
-        return self
 
     def expected_data(self, _theta: torch.Tensor) -> None:
         return None

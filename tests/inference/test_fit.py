@@ -275,9 +275,10 @@ def test_limit_of_calls(counting):
 
 def test_all_fallbacks_are_tried(function):
     """The derivatives at a kink never say that a minimum is reached."""
-    result = fit(function(lambda t: (t - 0.3).abs().sum(), free("a"), free("b", -1.0)))
+    result = fit(function(lambda t: (t - 0.3).abs().sum() + 0.1 * t.sum(), free("a"), free("b", -1.0)))
     assert not result.valid
     words = " ".join(result.messages)
+    assert "Newton steps from the start did not converge" in words
     assert "MIGRAD did not converge" in words
     assert "SIMPLEX and MIGRAD did not converge" in words
     assert "strategy 1 did not converge" in words

@@ -164,3 +164,84 @@ def test_bad_arguments(linear):
         breakdown(lh, "mu", {"scales": ["tess"]})
     with pytest.raises(InferenceError, match="there is no parameter 'tess'"):
         impacts(lh, "mu")["tess"]
+
+
+# Groups ---------------------------------------------------------------------------------------------------
+
+
+def test_group_of_global_observables_is_the_sum_in_quadrature(linear):
+    lh, covariance = linear
+    result = impacts(lh, "mu", groups={"scales": ["*es"], "one": "tes", "all": ["*"], "free": ["norm"]})
+    expected = math.hypot(covariance[0, 1] / 1.0, covariance[0, 2] / 0.5)
+    scales, one, everything, free = result.groups
+    assert scales.name == "scales"
+    assert scales.parameters == ("tes", "jes")
+    assert scales.size == pytest.approx(expected, rel=1e-7)
+    assert scales.kind == "global_observables"
+    assert one.size == pytest.approx(abs(covariance[0, 1]), rel=1e-7)
+    # A free parameter has no global observable: it is left out of a sum, and alone it is conditional.
+    assert everything.parameters == ("tes", "jes", "norm")
+    assert everything.left_out == ("norm",)
+    assert everything.size == pytest.approx(expected, rel=1e-7)
+    assert free.kind == "conditional"
+
+
+@pytest.mark.parametrize("kind", ["refit", "covariance"])
+def test_conditional_groups_equal_fits_with_them_fixed(linear, kind):
+    lh, _ = linear
+    best = fit(lh)
+    (group,) = impacts(lh, "mu", kind=kind, best=best, groups={"scales": ["?es"]}).groups
+    fixed = fit(lh, fixed={name: best.values[name] for name in ("tes", "jes")})
+    assert group.size == pytest.approx(math.sqrt(best.errors["mu"] ** 2 - fixed.errors["mu"] ** 2), rel=1e-7)
+    assert group.kind == "conditional"
+    assert group.left_out == ()
+
+
+def test_groups_by_kind(gaussian):
+    unit = Constraint("normal", 0.0, 1.0)
+    names = ["mu", "norm", "jes", "staterror_SR[0]", "staterror_SR[1]", "shape[0]"]
+    constrained = {"jes", "staterror_SR[0]", "staterror_SR[1]"}
+    parameters = [Parameter(n, 0.0, -9.0, 9.0, constraint=unit if n in constrained else None) for n in names]
+    design = np.eye(6) + 0.1 * np.arange(36.0).reshape(6, 6) % 0.7
+    lh = gaussian(design.tolist(), [1.0] * 6, [0.3] * 6, parameters)
+    result = impacts(lh, "mu")
+    assert [(g.name, g.parameters) for g in result.groups] == [
+        ("systematic", ("jes",)),
+        ("bin-by-bin", ("staterror_SR[0]", "staterror_SR[1]")),
+        ("free", ("norm", "shape[0]")),
+    ]
+    assert set(breakdown(lh, "mu").groups) == {"systematic", "bin-by-bin", "free"}
+    # Brackets are part of a name; the name of a vector stands for all its components.
+    for chosen in (["staterror_SR"], ["staterror_SR[*]"], ["staterror_SR[0]", "staterror_SR[?]"]):
+        (group,) = impacts(lh, "mu", kind="covariance", groups={"mc": chosen}).groups
+        assert group.parameters == ("staterror_SR[0]", "staterror_SR[1]")
+    assert breakdown(lh, "mu", {"mc": ["stat*"]}).groups["mc"] == pytest.approx(group.size)
+    document = json.loads(json.dumps(result.to_dict(), allow_nan=False))
+    assert document["groups"][1]["parameters"] == ["staterror_SR[0]", "staterror_SR[1]"]
+
+
+def test_patterns_that_match_nothing(linear):
+    lh, _ = linear
+    for call in (impacts, breakdown):
+        with pytest.raises(
+            InferenceError,
+            match=r"group 'jets': no nuisance parameter matches 'jess\*'\n.*nearest names: jes",
+        ):
+            call(lh, "mu", groups={"jets": ["jess*"]})
+        with pytest.raises(InferenceError, match="group 'jets' contains the parameter of interest 'mu'"):
+            call(lh, "mu", groups={"jets": ["mu"]})
+        with pytest.raises(InferenceError, match="parameter index 9 is out of range"):
+            call(lh, "mu", groups={"jets": [9]})
+
+
+def test_unbinned_and_binned_terms_are_shifted_together(counting, gaussian):
+    """The batch of shifted observables keeps the data of every term."""
+    alpha = Parameter("alpha", 0.0, -5.0, 5.0, constraint=Constraint("normal", 0.0, 1.0))
+    mu = Parameter("mu", 1.0, -10.0, 10.0)
+    first = counting(lambda t: 100.0 * t[:1] + 8.0 * t[1:], [105.0], mu, alpha)
+    second = gaussian([[1.0, 0.3]], [0.2], [1.1], [mu, alpha])
+    lh = type(first)([*first.terms, *second.terms])
+    found = impacts(lh, "mu")["alpha"]
+    for shift, value in ((1.0, found.up), (-1.0, found.down)):
+        moved = fit(lh.with_global_observables({"alpha": shift}))
+        assert value == pytest.approx(moved.values["mu"] - fit(lh).values["mu"], abs=1e-7)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import math
 
@@ -12,6 +13,7 @@ import torch
 from neyman.errors import InferenceError
 from neyman.inference import fit, profile
 from neyman.inference.crossing import crossing
+from neyman.inference.profile import ProfileCurve
 from neyman.likelihood import Constraint, Parameter
 
 
@@ -148,6 +150,60 @@ def test_bad_fixed(linear, function):
     flat = function(lambda t: (t[0] + t[1] - 1.0) ** 2, Parameter("a", 0, -1, 1), Parameter("b", 0, -1, 1))
     with pytest.raises(InferenceError, match=r"no error of 'a' to choose a grid by\n.*not positive definite"):
         profile(flat, "a")
+
+
+def test_profile_and_minos_against_a_dense_grid(counting):
+    """The minimum over the nuisance parameter by brute force, and Wilks' level on it."""
+    alpha = Parameter("alpha", 0.0, -5.0, 5.0, constraint=Constraint("normal", 0.0, 1.0))
+    lh = counting(
+        lambda t: 12.0 * t[:1] * torch.exp(0.1 * t[1:]) + 6.0 + 2.0 * t[1:],
+        [15.0],
+        Parameter("mu", 1.0, 0.0, 10.0),
+        alpha,
+    )
+    mus, alphas = np.linspace(0.0, 2.5, 1001)[:, None], np.linspace(-2.5, 2.5, 801)[None, :]
+    rate = 12.0 * mus * np.exp(0.1 * alphas) + 6.0 + 2.0 * alphas
+    value = 2.0 * (rate - 15.0 * np.log(rate)) + alphas**2
+    dense = value.min(axis=1) - value.min()
+    low, high = np.interp([-1.0, 1.0], np.sign(mus[:, 0] - 0.75) * np.sqrt(dense), mus[:, 0])
+    best = fit(lh, minos="mu")
+    assert best.values["mu"] == pytest.approx(0.75, abs=1e-6)
+    minos, found = best.minos["mu"], profile(lh, "mu", np.linspace(0.0, 2.5, 26), best=best)
+    assert (0.75 + minos.lower, 0.75 + minos.upper) == pytest.approx((low, high), abs=2e-3)
+    assert found.interval() == pytest.approx((low, high), abs=2e-3)
+    np.testing.assert_allclose(found.delta, dense[::40], atol=1e-4)
+
+
+# ProfileCurve ---------------------------------------------------------------------------------------------
+
+
+def test_a_curve_remembers_its_fits(linear, monkeypatch):
+    lh, covariance = linear
+    curve = ProfileCurve(lh, 0, {})
+    centre = curve.best.values["mu"]
+    assert curve.rise(centre + 0.4) == pytest.approx(0.16 / covariance[0, 0], rel=1e-6)
+    assert curve.rise(centre) == pytest.approx(0.0, abs=1e-9)
+    first = curve.at(centre + 0.4)
+    monkeypatch.setattr(importlib.import_module("neyman.inference.profile"), "scan_point", None)
+    assert curve.at(centre + 0.4) is first
+
+
+def test_a_curve_moves_to_a_lower_minimum(function):
+    lh = function(lambda t: 2.0 * (t[0] ** 2 - 4.0) ** 2 - t[0] + (t[1] - t[0]) ** 2,
+                  Parameter("a", -1.8, -5.0, 5.0), Parameter("b", 0.0, -5.0, 5.0))  # fmt: skip
+    curve = ProfileCurve(lh, 0, {}, fit(lh))
+    assert curve.best.values["a"] < 0.0
+    assert curve.rise(1.9) > 0.0
+    assert curve.best.values["a"] == pytest.approx(2.0, abs=0.1)
+
+
+def test_curves_say_which_fit_failed(counting, function):
+    lh = counting(lambda t: 2.0 * t, [1.0], Parameter("mu", 0.5, -10.0, 10.0))
+    with pytest.raises(InferenceError, match=r"fit with 'mu' at -1 failed\n.*undefined there"):
+        ProfileCurve(lh, 0, {}).at(-1.0)
+    a, b = (Parameter(name, 0.5, -1.0, 1.0) for name in "ab")
+    with pytest.raises(InferenceError, match="fit with everything free is not valid"):
+        ProfileCurve(function(lambda t: (t[0] + t[1] - 1.0) ** 2, a, b), 0, {})
 
 
 # crossing -------------------------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from neyman.errors import InferenceError, LikelihoodError
 from neyman.inference.arguments import Fixed, Values, locate, starting_point, tangent
 from neyman.inference.crossing import crossing
-from neyman.inference.minimise import Cost, Minimum, inverse_of, minimise, silent
+from neyman.inference.minimise import Cost, Minimum, at_bounds, inverse_of, minimise, silent
 from neyman.inference.results import Array, FitResult, MinosError, NamedMatrix, NamedVector
 from neyman.likelihood import Likelihood
 
@@ -26,8 +26,9 @@ def fit(
     strategy: int = 0,
     tolerance: float = 0.1,
     max_calls: int | None = None,
+    migrad: bool = True,
 ) -> FitResult:
-    r"""Minimise :math:`-2\ln L` with MIGRAD and exact derivatives.
+    r"""Minimise :math:`-2\ln L` with Newton steps and MIGRAD, both with exact derivatives.
 
     Parameters
     ----------
@@ -48,6 +49,9 @@ def fit(
         MIGRAD stops at an estimated distance to the minimum of ``0.002 * tolerance``; Newton steps follow.
     max_calls
         Limit of evaluations in one MIGRAD; MINUIT's own ``200 + 100 n + 5 n^2`` by default.
+    migrad
+        Whether MIGRAD confirms a minimum that the Newton steps reached. Without it the fit is faster and its
+        ``minuit`` is None; where the Newton steps fail MIGRAD runs in any case.
 
     Returns
     -------
@@ -81,19 +85,28 @@ def fit(
     names = tuple(likelihood.names[i] for i in free)
     bounds = likelihood.bounds[free]
     found = minimise(
-        cost, x[free], bounds, names, strategy=strategy, tolerance=tolerance, max_calls=max_calls
+        cost,
+        x[free],
+        bounds,
+        names,
+        strategy=strategy,
+        tolerance=tolerance,
+        max_calls=max_calls,
+        migrad=migrad,
     )
     messages = list(found.messages)
     x[free] = found.y
-    at_bounds = _at_bounds(found.y, bounds)
+    ended = at_bounds(found.y, bounds)
     valid, covariance = found.converged, None
     if hesse:
-        covariance, problems = _covariance(found, at_bounds, names)
+        covariance, problems = _covariance(found, ended, names)
         valid = valid and covariance is not None
         messages += problems
-    if at_bounds.any():
-        ended = ", ".join(name for name, at in zip(names, at_bounds, strict=True) if at)
-        messages.append(f"at a bound: {ended}; HESSE errors are meaningless there, use MINOS or profile")
+    stuck = tuple(name for name, at in zip(names, ended, strict=True) if at)
+    if stuck:
+        messages.append(
+            f"at a bound: {', '.join(stuck)}; HESSE errors are meaningless there, use MINOS or profile"
+        )
     if cost.undefined:
         messages.append(f"stepped back from {cost.undefined} points where {cost.reason}")
 
@@ -112,7 +125,7 @@ def fit(
         fval=found.point.value + cost.offset,
         valid=valid,
         edm=found.edm,
-        at_bounds=tuple(name for name, at in zip(names, at_bounds, strict=True) if at),
+        at_bounds=stuck,
         fixed=tuple(name for name in likelihood.names if name not in names),
         n_value=cost.calls[0],
         n_gradient=cost.calls[1],
@@ -132,7 +145,7 @@ def conditional_fit(likelihood: Likelihood, fixed: Mapping[str, float], *, start
     """
     x, free = starting_point(likelihood, start, fixed)
     if len(free):
-        return fit(likelihood, start=start, fixed=fixed, hesse=False)
+        return fit(likelihood, start=start, fixed=fixed, hesse=False, migrad=False)
     return FitResult(
         names=likelihood.names,
         values=NamedVector(likelihood.names, x),
@@ -168,21 +181,14 @@ def scan_point(
 # After the minimisation -----------------------------------------------------------------------------------
 
 
-def _at_bounds(y: Array, bounds: Array) -> NDArray[np.bool_]:
-    lower, upper = bounds.T
-    near = 1e-6 * np.minimum(upper - lower, 1.0)
-    at: NDArray[np.bool_] = (y - lower <= near) | (upper - y <= near)
-    return at
-
-
 def _covariance(
-    found: Minimum, at_bounds: NDArray[np.bool_], names: tuple[str, ...]
+    found: Minimum, ended: NDArray[np.bool_], names: tuple[str, ...]
 ) -> tuple[Array | None, list[str]]:
     """Return twice the inverse Hessian, and what is wrong with it."""
     hessian = np.asarray(found.point.hessian)
     inverse = inverse_of(hessian)
-    if inverse is None and at_bounds.any() and not at_bounds.all():
-        inner = np.ix_(~at_bounds, ~at_bounds)
+    if inverse is None and ended.any() and not ended.all():
+        inner = np.ix_(~ended, ~ended)
         part = inverse_of(hessian[inner])
         if part is not None:
             inverse = np.zeros_like(hessian)
@@ -190,10 +196,12 @@ def _covariance(
     if inverse is None:
         return None, [f"the Hessian is not positive definite: {_flat(hessian, names)} undetermined"]
     covariance = 2.0 * inverse
+    if found.minuit is None:
+        return covariance, []
     with silent(found.minuit):
         found.minuit.hesse()
     other = found.minuit.covariance
-    if other is not None and not at_bounds.any():
+    if other is not None and not ended.any():
         ratio = np.sqrt(np.diag(np.asarray(other)) / np.diag(covariance))
         worst = int(np.argmax(np.abs(ratio - 1.0)))
         if abs(ratio[worst] - 1.0) > 0.01:

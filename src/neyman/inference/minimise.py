@@ -1,9 +1,11 @@
-"""The minimiser behind `fit`: MIGRAD with exact derivatives, finished by Newton steps.
+"""The minimiser behind `fit`: Newton steps and MIGRAD, both with exact derivatives.
 
-`Cost` shows Minuit the free parameters alone. iminuit reads the rows of a user's Hessian by the position
-among the *free* parameters, so a Hessian over all parameters gives a wrong covariance as soon as one is fixed.
-MIGRAD stops about 0.01 standard deviations from the minimum. The Newton steps that follow cost one evaluation
-each, reach the minimum to rounding, put parameters exactly on their bounds, and leave the exact Hessian.
+With exact Hessians a handful of Newton steps reach the minimum to rounding, put parameters exactly on their bounds
+and leave the Hessian that HESSE needs. MIGRAD, which would need a gradient for each of its many steps, then starts
+at the minimum; it stops about 0.01 standard deviations from it, so the Newton steps have the last word.
+
+`Cost` shows Minuit the free parameters alone. iminuit reads the rows of a user's Hessian by the position among the
+*free* parameters, so a Hessian over all parameters gives a wrong covariance as soon as one is fixed.
 """
 
 from __future__ import annotations
@@ -15,22 +17,21 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 import numpy as np
+import torch
 from iminuit import Minuit
 from iminuit.util import IMinuitWarning
 from numpy.typing import NDArray
-from scipy.linalg import cho_factor, cho_solve
 
 from neyman.errors import LikelihoodError
+from neyman.inference.newton import newton
 from neyman.inference.results import Array
-from neyman.likelihood import Likelihood
+from neyman.likelihood import Derivatives, Likelihood
 
 _ATTEMPTS = (
     ("MIGRAD", False, 0),
     ("SIMPLEX and MIGRAD", True, 0),
     ("SIMPLEX and MIGRAD of strategy 1", True, 1),
 )
-_EDM_DONE = 1e-12  # a millionth of a standard deviation
-_SHIFTS = (0.0, 1e-8, 1e-4, 1e-2, 0.1, 1.0, 10.0, 1e3)  # of the Hessian's diagonal; the first two mean "flat"
 
 
 @dataclass(frozen=True)
@@ -151,7 +152,7 @@ class Minimum:
     messages
         Fallbacks and failures, in words.
     minuit
-        The Minuit object, moved to `y`.
+        The Minuit object, moved to `y`; None where MIGRAD did not run.
     """
 
     y: Array
@@ -159,7 +160,7 @@ class Minimum:
     edm: float
     converged: bool
     messages: tuple[str, ...]
-    minuit: Minuit
+    minuit: Minuit | None
 
 
 def minimise(
@@ -171,42 +172,51 @@ def minimise(
     strategy: int,
     tolerance: float,
     max_calls: int | None,
+    migrad: bool = True,
 ) -> Minimum:
-    """Minimise `cost` from `start`; on failure try SIMPLEX before MIGRAD, then strategy 1, each from `start`.
+    """Minimise `cost` by Newton steps from `start` and let MIGRAD go on from there.
+
+    Where the Newton steps do not converge MIGRAD begins at `start`; if that fails too, SIMPLEX comes before MIGRAD,
+    then strategy 1. Newton steps finish each of them.
 
     Parameters
     ----------
     cost
         Function of the free parameters.
     start
-        Shape ``(n_free,)``; moved off the bounds, where Minuit's internal coordinates have no slope.
+        Shape ``(n_free,)``.
     bounds
         Shape ``(n_free, 2)``.
     names
         Names of the free parameters.
     strategy, tolerance, max_calls
         As in `fit`.
+    migrad
+        Whether MIGRAD also runs where the Newton steps converged.
     """
+    first = _newton(cost, start, bounds, max_calls)
+    if first.converged and not migrad:
+        return first
+    messages = (
+        [] if first.converged else [f"Newton steps from the start did not converge: EDM {first.edm:.2g}"]
+    )
+    tried = [first]
+    # Off the bounds, where Minuit's internal coordinates have no slope.
     width = np.minimum(bounds[:, 1] - bounds[:, 0], 1.0)
     inside = np.clip(start, bounds[:, 0] + 1e-3 * width, bounds[:, 1] - 1e-3 * width)
-    point = cost.at(inside, 2)
-    if cost.undefined:
-        inside, point = start, cost.at(start, 2)
-    diagonal = np.abs(np.diag(np.asarray(point.hessian)))
-    steps = np.sqrt(2.0 / np.where(diagonal > 0.0, diagonal, np.inf))
-    steps = np.clip(steps, 1e-6 * width, 0.1 * width)
-
-    messages: list[str] = []
-    tried: list[Minimum] = []
-    for words, simplex, at_least in _ATTEMPTS:
-        minuit = _minuit(cost, inside, bounds, names, steps)
+    inside = start if not np.isfinite(cost.at(inside, 2).value) else inside
+    attempts = (("MIGRAD", False, 0),) if first.converged else _ATTEMPTS
+    for words, simplex, at_least in attempts:
+        origin = first.y if first.converged else inside
+        minuit = _minuit(cost, origin, bounds, names, _first_steps(cost.at(origin, 2), width))
         minuit.tol, minuit.strategy = tolerance, max(strategy, at_least)
         with silent(minuit):
             if simplex:
                 minuit.simplex(ncall=max_calls or 200 + 20 * len(start))
             minuit.migrad(ncall=max_calls, iterate=1)
         limited = bool(minuit.fmin and minuit.fmin.has_reached_call_limit)
-        found = _polish(cost, minuit, bounds, steps=0 if limited else 20)
+        ended = np.clip(np.array(minuit.values), bounds[:, 0], bounds[:, 1])
+        found = replace(_newton(cost, ended, bounds, 0 if limited else None), minuit=minuit)
         tried.append(found)
         if found.converged:
             messages += [f"{words} from the start converged"] if messages else []
@@ -215,8 +225,39 @@ def minimise(
         if limited:
             messages[-1] += ", limit of calls reached (raise max_calls)"
             break
-    best = max(tried, key=lambda found: (found.converged, -found.point.value))
-    return replace(best, messages=tuple(messages))
+    best = min(tried, key=lambda found: (not found.converged, found.point.value))
+    minuit = tried[-1].minuit
+    if minuit is not None and not np.array_equal(best.y, np.array(minuit.values)):
+        minuit.values[:] = best.y
+    return replace(
+        best, messages=() if best.converged and first.converged else tuple(messages), minuit=minuit
+    )
+
+
+def _newton(cost: Cost, start: Array, bounds: Array, max_calls: int | None) -> Minimum:
+    """Go from `start` by Newton steps."""
+
+    def evaluate(y: torch.Tensor, _rows: torch.Tensor) -> Derivatives:
+        point = cost.at(y[0].numpy(), 2)
+        parts = (np.asarray(part)[None] for part in (point.value, point.gradient, point.hessian))
+        return Derivatives(*(torch.from_numpy(part) for part in parts))
+
+    rounding = 1e-13 * abs(cost.offset) + 1e-7  # sums over large counts cancel
+    ended = newton(
+        evaluate,
+        torch.from_numpy(start)[None],
+        torch.from_numpy(bounds),
+        max_steps=60 if max_calls is None else min(60, max_calls),
+        largest_rounding=rounding,
+    )
+    y = ended.y[0].numpy()
+    return Minimum(y, cost.at(y, 2), float(ended.edm[0]), bool(ended.converged[0]), (), None)
+
+
+def _first_steps(point: Point, width: Array) -> Array:
+    diagonal = np.abs(np.diag(np.asarray(point.hessian)))
+    steps = np.sqrt(2.0 / np.where(diagonal > 0.0, diagonal, np.inf))
+    return np.clip(steps, 1e-6 * width, 0.1 * width)
 
 
 def _minuit(cost: Cost, start: Array, bounds: Array, names: tuple[str, ...], steps: Array) -> Minuit:
@@ -240,71 +281,22 @@ def silent(minuit: Minuit) -> Iterator[None]:
         minuit.print_level = level
 
 
-def _polish(cost: Cost, minuit: Minuit, bounds: Array, steps: int) -> Minimum:
-    """Go on from where MIGRAD stopped by at most `steps` Newton steps, shortened until they help."""
-    y = np.clip(np.array(minuit.values), bounds[:, 0], bounds[:, 1])
-    point = cost.at(y, 2)
-    newton = _newton(point, y, bounds)
-    rounding = 1e-13 * abs(cost.offset) + 1e-7  # sums over large counts cancel
-    for _ in range(steps):
-        if newton.edm < _EDM_DONE:
-            break
-        trials = (np.clip(y + scale * newton.step, *bounds.T) for scale in (1.0, 0.5, 0.2, 0.05, 0.01))
-        better = next((t for t in trials if cost.at(t, 2).value <= point.value + rounding), None)
-        if better is None:
-            break
-        y, point = better, cost.at(better, 2)
-        newton = _newton(point, y, bounds)
-    goal = minuit.fmin.edm_goal if minuit.fmin else 0.0
-    if not np.array_equal(y, np.array(minuit.values)):
-        minuit.values[:] = y
-    return Minimum(y, point, newton.edm, newton.edm <= goal and newton.semidefinite, (), minuit)
+def migrad_alone(cost: Cost, start: Array, bounds: Array, names: tuple[str, ...]) -> Minuit:
+    """Run MIGRAD from `start` without any Newton step: an independent check of a minimum."""
+    width = np.minimum(bounds[:, 1] - bounds[:, 0], 1.0)
+    minuit = _minuit(cost, start, bounds, names, _first_steps(cost.at(start, 2), width))
+    minuit.tol, minuit.strategy = 0.01, 0
+    with silent(minuit):
+        minuit.migrad()
+    return minuit
 
 
-@dataclass(frozen=True)
-class _Newton:
-    """A step that stays within the bounds and the decrease of the cost that the quadratic model promises."""
-
-    step: Array
-    edm: float
-    semidefinite: bool
-
-
-def _newton(point: Point, y: Array, bounds: Array) -> _Newton:
-    """Minimise the quadratic model at `y` within the bounds.
-
-    Where the Hessian is not positive definite its diagonal is raised until it is: the step is still downhill.
-    The bounds are met by the primal-dual active set method (Hintermueller, Ito, Kunisch, SIAM J. Optim. 13
-    (2003) 865, algorithm 2.1).
-    """
-    gradient, hessian = np.asarray(point.gradient), np.asarray(point.hessian)
-    held = ((y <= bounds[:, 0]) & (gradient > 0.0)) | ((y >= bounds[:, 1]) & (gradient < 0.0))
-    moving, step = np.nonzero(~held)[0], np.zeros_like(y)
-    if not len(moving):
-        return _Newton(step, 0.0, True)
-    slope, model = gradient[moving], hessian[np.ix_(moving, moving)]
-    low, high = (bounds[moving] - y[moving, None]).T
-    diagonal = np.abs(np.diag(model))
-    diagonal[diagonal == 0.0] = 1.0
-    for shift in _SHIFTS:
-        raised = model + np.diag(shift * diagonal)
-        if inverse_of(raised) is not None:
-            break
-    part = np.linalg.solve(raised, -slope)
-    at_low, at_high = part < low, part > high
-    for _ in range(20):
-        part = np.where(at_low, low, np.where(at_high, high, 0.0))
-        inner = ~(at_low | at_high)
-        part[inner] = np.linalg.solve(raised[np.ix_(inner, inner)], -(slope + raised @ part)[inner])
-        multiplier = slope + raised @ part
-        now_low = multiplier - diagonal * (part - low) > 0.0
-        now_high = multiplier - diagonal * (part - high) < 0.0
-        if np.array_equal(now_low, at_low) and np.array_equal(now_high, at_high):
-            break
-        at_low, at_high = now_low, now_high
-    step[moving] = np.clip(part, low, high)
-    decrease = -(slope @ step[moving] + 0.5 * step[moving] @ raised @ step[moving])
-    return _Newton(step, float(max(decrease, 0.0)), shift <= _SHIFTS[1])
+def at_bounds(y: Array, bounds: Array) -> NDArray[np.bool_]:
+    """Return which parameters are at a bound, shape ``y.shape``; the last axis is that of `bounds`."""
+    lower, upper = bounds.T
+    near = 1e-6 * np.minimum(upper - lower, 1.0)
+    at: NDArray[np.bool_] = (y - lower <= near) | (upper - y <= near)
+    return at
 
 
 def inverse_of(hessian: Array) -> Array | None:
@@ -316,13 +308,11 @@ def inverse_of(hessian: Array) -> Array | None:
     if not (diagonal > 0.0).all():
         return None
     scale = 1.0 / np.sqrt(diagonal)
-    try:
-        factor = cho_factor(hessian * np.outer(scale, scale), lower=True)
-    except np.linalg.LinAlgError:
-        return None
+    scaled = torch.from_numpy(hessian * np.outer(scale, scale))
+    factor, info = torch.linalg.cholesky_ex(scaled)
     # A squared pivot is one minus the squared multiple correlation with the parameters before it.
-    if float(np.diag(factor[0]).min()) < 1e-6:
+    if int(info) or float(factor.diagonal().min()) < 1e-6:
         return None
-    inverse = cho_solve(factor, np.eye(len(diagonal)))
+    inverse = torch.cholesky_inverse(factor).numpy()
     symmetric: Array = 0.5 * (inverse + inverse.T) * np.outer(scale, scale)
     return symmetric

@@ -1,14 +1,19 @@
-"""`profile`: the likelihood minimised over everything but one parameter, on a grid of its values."""
+"""`profile`: the likelihood minimised over everything but one parameter, on a grid of its values.
+
+`ProfileCurve` is the same as a function, for those that look for a value instead of having a grid.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from neyman.errors import InferenceError
-from neyman.inference.arguments import Fixed, held_values, locate
+from neyman.inference.arguments import Fixed, Values, held_values, locate
+from neyman.inference.checks import inside_bounds
 from neyman.inference.fit import fit, scan_point
 from neyman.inference.results import Array, FitResult, ProfileResult
 from neyman.likelihood import Likelihood
@@ -53,7 +58,7 @@ def profile(
     if name in held:
         raise InferenceError(f"parameter {name!r} is fixed and cannot be scanned")
     best = best or fit(likelihood, fixed=held)
-    values = _default_grid(likelihood, i, best) if grid is None else _checked(likelihood, i, grid)
+    values = _default_grid(likelihood, i, best) if grid is None else inside_bounds(likelihood, i, grid)
 
     fits: dict[int, FitResult] = {}
     centre = best.values[i]
@@ -79,6 +84,82 @@ def profile(
     return ProfileResult(name, likelihood.names, values, delta, valid, parameters, best)
 
 
+def global_minimum(likelihood: Likelihood, held: Mapping[str, float], start: Values = None) -> FitResult:
+    """Return the fit with everything but `held` free.
+
+    Where nothing was observed, -2 ln L falls straight towards a bound: a minimum without a covariance, which is
+    enough for a likelihood ratio.
+
+    Raises
+    ------
+    InferenceError
+        When it is not a minimum, or parameters are undetermined.
+    """
+    best = fit(likelihood, start=start, fixed=held, migrad=False)
+    if not best.valid and best.at_bounds and best.covariance is None:
+        best = fit(likelihood, start=start, fixed=held, migrad=False, hesse=False)
+    if not best.valid:
+        raise InferenceError(
+            "the fit with everything free is not valid", where="; ".join(best.messages) or None
+        )
+    return best
+
+
+class ProfileCurve:
+    """Profile likelihood of one parameter as a function: fits are remembered, and start from the nearest.
+
+    Parameters
+    ----------
+    likelihood
+        What is profiled.
+    i
+        Position of the parameter.
+    held
+        Other parameters that are not fitted, with their values.
+    best
+        The global minimum; fitted when not given. It is replaced when a lower one is met.
+
+    Raises
+    ------
+    InferenceError
+        When a fit fails.
+    """
+
+    def __init__(
+        self,
+        likelihood: Likelihood,
+        i: int,
+        held: Mapping[str, float],
+        best: FitResult | None = None,
+        *,
+        start: Values = None,
+    ) -> None:
+        self.likelihood, self.i, self.held = likelihood, i, dict(held)
+        self.best = best or global_minimum(likelihood, self.held, start)
+        self._fits: dict[float, FitResult] = {}
+
+    def at(self, value: float) -> FitResult:
+        """Return the fit with the parameter at `value`."""
+        value = float(value)
+        if value not in self._fits:
+            near = min((self.best, *self._fits.values()), key=lambda f: abs(f.values[self.i] - value))
+            found = scan_point(self.likelihood, self.held, self.i, value, near, self.best)
+            if found is None or not found.valid:
+                raise InferenceError(
+                    f"the fit with {self.likelihood.names[self.i]!r} at {value:g} failed",
+                    where="; ".join(found.messages) if found else "the likelihood is undefined there",
+                )
+            self._fits[value] = found
+            if found.fval < self.best.fval - _LOWER:
+                again = fit(self.likelihood, start=found, fixed=self.held, migrad=False)
+                self.best = again if again.valid and again.fval < self.best.fval else self.best
+        return self._fits[value]
+
+    def rise(self, value: float) -> float:
+        r"""Return :math:`-2\ln L` at `value` above the global minimum, never negative."""
+        return max(self.at(value).fval - self.best.fval, 0.0)
+
+
 def _default_grid(likelihood: Likelihood, i: int, best: FitResult) -> Array:
     (lower, upper), value, error = likelihood.bounds[i], best.values[i], best.errors[i]
     if not np.isfinite(error):
@@ -88,16 +169,3 @@ def _default_grid(likelihood: Likelihood, i: int, best: FitResult) -> Array:
             fix="give the grid",
         )
     return np.linspace(max(lower, value - 3.0 * error), min(upper, value + 3.0 * error), 31)
-
-
-def _checked(likelihood: Likelihood, i: int, grid: ArrayLike) -> Array:
-    values = np.sort(np.atleast_1d(np.array(grid, dtype=np.float64)))
-    lower, upper = likelihood.bounds[i]
-    wrong = values[~((values >= lower) & (values <= upper))] if values.ndim == 1 else values
-    if values.ndim != 1 or not len(values) or len(wrong):
-        raise InferenceError(
-            f"the grid of {likelihood.names[i]!r} is not usable: "
-            + (f"{wrong.flat[0]:g} is outside the bounds" if wrong.size else "it is empty"),
-            expected=f"one-dimensional values in [{lower:g}, {upper:g}]",
-        )
-    return values
