@@ -18,7 +18,9 @@ def two_gaussians(n_reference: int, seed: int, *, shape: bool) -> Likelihood:
     generator = np.random.default_rng(seed)
     signal, background = stats.norm(1.5, 0.5), stats.norm(0.0, 1.0)
     half = n_reference // 2
-    x = np.concatenate([signal.rvs(half, random_state=generator), background.rvs(half, random_state=generator)])
+    x = np.concatenate(
+        [signal.rvs(half, random_state=generator), background.rvs(half, random_state=generator)]
+    )
     density = 0.5 * (signal.pdf(x) + background.pdf(x))
     columns = {
         "signal": np.log(signal.pdf(x) / density),

@@ -81,7 +81,7 @@ def fit(
         if i not in free:
             raise InferenceError(f"MINOS was asked for {likelihood.names[i]!r}, which is fixed")
 
-    cost = Cost(likelihood, x, free)
+    cost, moved = _defined(likelihood, x, free)
     names = tuple(likelihood.names[i] for i in free)
     bounds = likelihood.bounds[free]
     found = minimise(
@@ -94,7 +94,7 @@ def fit(
         max_calls=max_calls,
         migrad=migrad,
     )
-    messages = list(found.messages)
+    messages = [*moved, *found.messages]
     x[free] = found.y
     ended = at_bounds(found.y, bounds)
     valid, covariance = found.converged, None
@@ -104,10 +104,18 @@ def fit(
         messages += problems
     stuck = tuple(name for name, at in zip(names, ended, strict=True) if at)
     if stuck:
-        messages.append(
-            f"at a bound: {', '.join(stuck)}; HESSE errors are meaningless there, use MINOS or profile"
+        sides = (
+            "upper" if y > 0.5 * (low + high) else "lower"
+            for y, (low, high) in zip(found.y, bounds, strict=True)
         )
-    if cost.undefined:
+        where = ", ".join(f"{n} ({side})" for n, side, at in zip(names, sides, ended, strict=True) if at)
+        messages.append(
+            f"at a bound: {where}; HESSE errors are meaningless there, use MINOS or profile, or widen it"
+        )
+    if cost.undefined and not found.converged:
+        edge = f"the likelihood falls towards the edge of where it is defined: beyond it, {cost.reason}"
+        messages.insert(0, edge)
+    elif cost.undefined:
         messages.append(f"stepped back from {cost.undefined} points where {cost.reason}")
 
     n = len(x)
@@ -124,7 +132,7 @@ def fit(
         covariance=None if full is None else NamedMatrix(likelihood.names, full),
         fval=found.point.value + cost.offset,
         valid=valid,
-        edm=found.edm,
+        edm=abs(found.edm),
         at_bounds=stuck,
         fixed=tuple(name for name in likelihood.names if name not in names),
         n_value=cost.calls[0],
@@ -136,6 +144,23 @@ def fit(
     for i in scanned:
         result = _with_minos(likelihood, result, i)
     return result
+
+
+def _defined(likelihood: Likelihood, x: Array, free: NDArray[np.intp]) -> tuple[Cost, list[str]]:
+    """Return the cost from the start `x`; a start at bounds where the likelihood is undefined is moved inside."""
+    try:
+        return Cost(likelihood, x, free), []
+    except LikelihoodError as error:
+        lower, upper = likelihood.bounds[free].T
+        width = np.minimum(upper - lower, 1.0)
+        inside = np.clip(x[free], lower + 0.01 * width, upper - 0.01 * width)
+        if np.array_equal(inside, x[free]):
+            raise
+        changed = [
+            likelihood.names[i] for i, old, new in zip(free, x[free], inside, strict=True) if old != new
+        ]
+        x[free] = inside
+        return Cost(likelihood, x, free), [f"{', '.join(changed)} moved off the bound to start: {error.what}"]
 
 
 def conditional_fit(likelihood: Likelihood, fixed: Mapping[str, float], *, start: Values = None) -> FitResult:
@@ -187,14 +212,15 @@ def _covariance(
     """Return twice the inverse Hessian, and what is wrong with it."""
     hessian = np.asarray(found.point.hessian)
     inverse = inverse_of(hessian)
-    if inverse is None and ended.any() and not ended.all():
+    if inverse is None and ended.any():
+        # Parameters at a bound are as good as fixed; without them the rest may be determined.
         inner = np.ix_(~ended, ~ended)
         part = inverse_of(hessian[inner])
         if part is not None:
             inverse = np.zeros_like(hessian)
             inverse[inner] = part
     if inverse is None:
-        return None, [f"the Hessian is not positive definite: {_flat(hessian, names)} undetermined"]
+        return None, [f"the Hessian is not positive definite: {_undetermined(found, names)}"]
     covariance = 2.0 * inverse
     if found.minuit is None:
         return covariance, []
@@ -211,12 +237,19 @@ def _covariance(
     return covariance, []
 
 
-def _flat(hessian: Array, names: tuple[str, ...]) -> str:
-    """Return the names of the parameters along the direction of the smallest curvature."""
+def _undetermined(found: Minimum, names: tuple[str, ...]) -> str:
+    """Say which parameters make the direction of the smallest curvature."""
+    gradient, hessian = np.asarray(found.point.gradient), np.asarray(found.point.hessian)
+    idle = [name for name, row, g in zip(names, hessian, gradient, strict=True) if g == 0.0 and not row.any()]
+    if idle:
+        return f"the likelihood does not depend on {', '.join(idle)}: fix it, or look for its modifier"
     scale = np.sqrt(np.abs(np.diag(hessian)))
     scale[scale == 0.0] = 1.0
     direction = np.linalg.eigh(hessian / np.outer(scale, scale))[1][:, 0]
-    return ", ".join(name for name, part in zip(names, direction, strict=True) if abs(part) > 0.3)
+    along = [name for name, part in zip(names, direction, strict=True) if abs(part) > 0.3]
+    if len(along) > 1:
+        return f"only a combination of {', '.join(along)} is determined: fix or constrain one of them"
+    return f"{', '.join(along)} is undetermined"
 
 
 # MINOS ----------------------------------------------------------------------------------------------------

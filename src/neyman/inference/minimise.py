@@ -307,6 +307,8 @@ def inverse_of(hessian: Array) -> Array | None:
     diagonal = np.diag(hessian)
     if not (diagonal > 0.0).all():
         return None
+    if not len(diagonal):
+        return np.zeros((0, 0))
     scale = 1.0 / np.sqrt(diagonal)
     scaled = torch.from_numpy(hessian * np.outer(scale, scale))
     factor, info = torch.linalg.cholesky_ex(scaled)

@@ -26,7 +26,9 @@ Evaluate = Callable[[torch.Tensor, torch.Tensor], Derivatives]
 """Value, gradient and Hessian at ``y (n, p)`` of the problems `rows` ``(n,)``; ``+inf`` where undefined."""
 
 _DONE = 1e-12  # of the expected decrease: a millionth of a standard deviation
-_FLAT = 1e-8  # a diagonal that has to be raised by more than this has a direction of negative curvature
+_FLAT = (
+    1e-7  # a scaled diagonal that has to be raised by more than this has a direction of negative curvature
+)
 _LARGEST = 1e6
 _ROUNDS = 12  # of the search for the bounds that a step meets
 
@@ -114,7 +116,7 @@ def newton(
         damping[active[spoiled]] = torch.clamp(10.0 * damping[active[spoiled]], min=1e-3)
         # A damped step promises little because it is short, so it does not show convergence.
         done = (decrease < _DONE) & (damping[active] == 0.0)
-        state.converged[active] = done & (raised <= _FLAT)
+        state.converged[active] = done & (raised <= 2.0 * _FLAT)
         waiting = active[spoiled]
         keep = ~(done | spoiled)
         active, trial, decrease, rounding = active[keep], trial[keep], decrease[keep], rounding[keep]
@@ -185,28 +187,28 @@ def _factor(model: torch.Tensor, moving: torch.Tensor, raised: torch.Tensor) -> 
     `raised` says by how much."""
     identity = torch.eye(model.shape[-1], dtype=model.dtype, device=model.device)
 
-    def factored(rows: torch.Tensor | slice) -> tuple[torch.Tensor, torch.Tensor]:
+    def masked(rows: torch.Tensor | slice) -> torch.Tensor:
         part, free = model[rows], moving[rows]
-        if not bool(free.all()):
-            part = torch.where(free.unsqueeze(1) & free.unsqueeze(2), part, identity)
-        factor, info = torch.linalg.cholesky_ex(part)
-        return factor, info
+        if bool(free.all()):
+            return part
+        return torch.where(free.unsqueeze(1) & free.unsqueeze(2), part, identity)
 
-    factor, info = factored(slice(None))
-    for _ in range(8):
+    factor, info = torch.linalg.cholesky_ex(masked(slice(None)))
+    for _ in range(3):
         bad = torch.nonzero(_singular(factor, info)).squeeze(1)
         if not len(bad):
             break
-        shift = torch.clamp(30.0 * raised[bad], min=_FLAT)
-        model[bad] += (shift - raised[bad])[:, None, None] * identity
-        raised[bad] = shift
-        factor[bad], info[bad] = factored(bad)
+        # Half as much again as the lowest eigenvalue asks for keeps the step out of an almost flat direction.
+        shift = torch.clamp(-1.5 * torch.linalg.eigvalsh(masked(bad))[:, 0], min=_FLAT)
+        model[bad] += shift[:, None, None] * identity
+        raised[bad] += shift
+        factor[bad], info[bad] = torch.linalg.cholesky_ex(masked(bad))
     return factor
 
 
 def _singular(factor: torch.Tensor, info: torch.Tensor) -> torch.Tensor:
     # A squared pivot of the scaled matrix is one minus a squared multiple correlation.
-    return (info != 0) | ~(factor.diagonal(dim1=1, dim2=2).amin(1) > 1e-7)
+    return (info != 0) | ~(factor.diagonal(dim1=1, dim2=2).amin(1) > 1e-6)
 
 
 def _solve(factor: torch.Tensor, rest: torch.Tensor, moving: torch.Tensor) -> torch.Tensor:

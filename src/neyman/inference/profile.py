@@ -87,17 +87,12 @@ def profile(
 def global_minimum(likelihood: Likelihood, held: Mapping[str, float], start: Values = None) -> FitResult:
     """Return the fit with everything but `held` free.
 
-    Where nothing was observed, -2 ln L falls straight towards a bound: a minimum without a covariance, which is
-    enough for a likelihood ratio.
-
     Raises
     ------
     InferenceError
         When it is not a minimum, or parameters are undetermined.
     """
     best = fit(likelihood, start=start, fixed=held, migrad=False)
-    if not best.valid and best.at_bounds and best.covariance is None:
-        best = fit(likelihood, start=start, fixed=held, migrad=False, hesse=False)
     if not best.valid:
         raise InferenceError(
             "the fit with everything free is not valid", where="; ".join(best.messages) or None
