@@ -6,12 +6,12 @@ from typing import Any
 
 import click
 
-from neyman.cli.output import json_option, reported, table, write_json
+from neyman.cli.output import short
+from neyman.cli.workspace import Given, Report, on_workspace
 
 
-@click.command(name="impacts")
-@click.argument("workspace", type=click.Path())
-@click.argument("parameter")
+@on_workspace("impacts")
+@click.argument("parameter", required=False)
 @click.option(
     "--kind",
     type=click.Choice(["global_observables", "refit", "covariance"]),
@@ -19,18 +19,61 @@ from neyman.cli.output import json_option, reported, table, write_json
     show_default=True,
     help="Shift the global observables and refit; fix the parameter at +-1 error and refit; or use the covariance.",
 )
-@click.option("--asimov", is_flag=True, help="Use the Asimov data at the starting values.")
-@json_option
-@reported
-def command(workspace: str, parameter: str, kind: Any, asimov: bool, as_json: bool) -> None:
-    """Rank the nuisance parameters of WORKSPACE by their impact on PARAMETER."""
-    from neyman.inference import impacts
-    from neyman.likelihood import Likelihood
+@click.option(
+    "--group",
+    "groups",
+    multiple=True,
+    metavar="NAME=PATTERN,...",
+    help="A group: names, or names with * and ? (repeatable). The figure then shows the groups.",
+)
+def command(given: Given, parameter: str | None, kind: Any, groups: tuple[str, ...]) -> Report:
+    """Rank the nuisance parameters by their impact on PARAMETER, the parameter of interest by default.
 
-    likelihood = Likelihood.load(workspace)
-    result = impacts(likelihood.asimov() if asimov else likelihood, parameter, kind=kind)
-    if as_json:
-        write_json(result.to_dict())
-        return
-    rows = [(i.name, i.up, i.down, i.pull, i.constraint) for i in result.impacts]
-    table(f"Impacts on {parameter} ({kind})", ("parameter", "up", "down", "pull", "post/pre-fit error"), rows)
+    Exit code 2 when a fit is not valid.
+    """
+    from neyman import plots
+    from neyman.inference import breakdown, impacts
+
+    name = given.parameter(parameter)
+    result = impacts(given.likelihood, name, kind=kind, groups=_groups(groups), best=given.fit())
+    parts = breakdown(given.likelihood, name, best=result.best)
+    ranking = [
+        (
+            i.name,
+            short(i.up),
+            short(i.down),
+            short(i.pull),
+            short(i.constraint),
+            "" if i.valid else "not valid",
+        )
+        for i in result.impacts
+    ]
+    grouped = [(g.name, g.size, len(g.parameters), g.kind, len(g.left_out)) for g in result.groups]
+    left_out = [
+        f"{g.name} leaves out {', '.join(g.left_out)}: no global observable"
+        for g in result.groups
+        if g.left_out
+    ]
+    return Report(
+        result,
+        [
+            (f"Impacts on {name} ({kind})", ("parameter", "up", "down", "pull", "post/pre", ""), ranking),
+            ("Groups", ("group", "impact", "parameters", "computed as", "left out"), grouped),
+        ],
+        lines=[
+            f"error {parts.total:.5g}: statistical {parts.statistical:.5g}, systematic {parts.systematic:.5g}"
+        ],
+        messages=(*result.best.messages, *left_out),
+        valid=result.best.valid and all(impact.valid for impact in result.impacts),
+        draw=lambda: plots.group_impacts(result) if groups else plots.pulls_and_impacts(result),
+    )
+
+
+def _groups(texts: tuple[str, ...]) -> dict[str, list[str]] | None:
+    groups = {}
+    for text in texts:
+        name, equals, patterns = text.partition("=")
+        groups[name] = [pattern.strip() for pattern in patterns.split(",") if pattern.strip()]
+        if not (name and equals and groups[name]):
+            raise click.BadParameter(f"{text!r} is not NAME=PATTERN,PATTERN", param_hint="--group")
+    return groups or None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import math
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -12,6 +13,8 @@ import click
 
 from neyman.errors import NeymanError
 from neyman.files import jsonable
+
+Table = tuple[str, Sequence[str], Sequence[Sequence[Any]]]
 
 
 def reported(command: Callable[..., None]) -> Callable[..., None]:
@@ -28,17 +31,20 @@ def reported(command: Callable[..., None]) -> Callable[..., None]:
             if kwargs.get("as_json"):
                 write_json({"error": {"type": type(error).__name__, **_parts(error)}})
             else:
-                from rich.console import Console
-
-                Console(stderr=True).print(
-                    f"[bold red]Error:[/] {_escape(str(error))}", highlight=False, soft_wrap=True
-                )
+                complain(error)
             sys.exit(1)
         except KeyboardInterrupt:
             click.echo("Stopped. Finished steps are kept; run the same command again to go on.", err=True)
             sys.exit(130)
 
     return wrapper
+
+
+def complain(error: NeymanError) -> None:
+    """Write an error to stderr."""
+    from rich.console import Console
+
+    Console(stderr=True).print(f"[bold red]Error:[/] {_escape(str(error))}", highlight=False, soft_wrap=True)
 
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Write JSON to stdout, and nothing else.")
@@ -50,17 +56,23 @@ def write_json(document: Any) -> None:
 
 
 def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
-    """Print a table; numbers are right-aligned."""
+    """Print a table: numbers right-aligned, long names wrapped and never cut, columns without text left out."""
     from rich.console import Console
     from rich.table import Table
 
     out = Table(title=_escape(title) or None, title_justify="left", title_style="bold")
-    for i, column in enumerate(columns):
+    kept = [i for i in range(len(columns)) if not rows or any(row[i] not in ("", None) for row in rows)]
+    for i, column in ((i, columns[i]) for i in kept):
         numeric = all(isinstance(row[i], int | float) or row[i] is None for row in rows)
-        out.add_column(_escape(column), justify="right" if numeric else "left")
+        out.add_column(_escape(column), justify="right" if numeric else "left", overflow="fold")
     for row in rows:
-        out.add_row(*(_escape(_text(cell)) for cell in row))
+        out.add_row(*(_escape(_text(row[i])) for i in kept))
     Console().print(out)
+
+
+def short(value: float | None, digits: int = 3) -> float | None:
+    """Return a number rounded to some significant digits, for a table with many columns; None if not finite."""
+    return None if value is None or not math.isfinite(value) else float(f"{value:.{digits}g}")
 
 
 def assignments(values: Sequence[str], option: str) -> dict[str, float]:

@@ -4,44 +4,40 @@ from __future__ import annotations
 
 import click
 
-from neyman.cli.output import json_option, reported, table, write_json
+from neyman.cli.options import scan_grid, scanned
+from neyman.cli.workspace import Given, Report, on_workspace
 
 
-@click.command(name="profile")
-@click.argument("workspace", type=click.Path())
-@click.argument("parameter")
-@click.option(
-    "--range", "span", nargs=2, type=float, help="Lower and upper end; the best fit +-3 errors by default."
-)
-@click.option("--points", default=31, show_default=True, type=click.IntRange(3), help="Number of points.")
-@click.option("--asimov", is_flag=True, help="Scan the Asimov data at the starting values.")
-@click.option("--binned", is_flag=True, help="Use the binned form where a channel exists in both.")
-@json_option
-@reported
-def command(
-    workspace: str,
-    parameter: str,
-    span: tuple[float, float] | None,
-    points: int,
-    asimov: bool,
-    binned: bool,
-    as_json: bool,
-) -> None:
-    """Scan the profile likelihood of PARAMETER in WORKSPACE."""
-    import numpy as np
+@on_workspace("profile")
+@click.argument("parameter", required=False)
+@scanned(points=31, reach=3.0)
+def command(given: Given, parameter: str | None, span: tuple[float, float] | None, points: int) -> Report:
+    """Scan the profile likelihood of PARAMETER, the parameter of interest by default.
 
+    Exit code 2 when a fit of the scan is not valid.
+    """
+    from neyman import plots
     from neyman.inference import profile
-    from neyman.likelihood import Likelihood
 
-    likelihood = Likelihood.load(workspace, prefer="binned" if binned else "unbinned")
-    grid = np.linspace(*span, points) if span else None
-    result = profile(likelihood.asimov() if asimov else likelihood, parameter, grid)
-    if as_json:
-        write_json(result.to_dict())
-        return
-    rows = [(float(x), float(y)) for x, y in zip(result.grid, result.delta, strict=True)]
-    table(f"Profile of {parameter}", (parameter, "2 Delta NLL"), rows)
-    low, high = result.interval()
-    click.echo(
-        f"68.3% interval: {low if low is None else round(low, 5)} to {high if high is None else round(high, 5)}"
+    name = given.parameter(parameter)
+    best = given.fit()
+    grid = scan_grid(given.likelihood, best, name, span, points, 3.0)
+    result = profile(given.likelihood, name, grid, best=best)
+    rows = [
+        (float(x), float(y), "" if good else "not valid")
+        for x, y, good in zip(result.grid, result.delta, result.valid, strict=True)
+    ]
+    return Report(
+        result,
+        [(f"Profile of {name}", (name, "-2 Delta ln L", ""), rows)],
+        lines=[
+            f"{cl}% interval: {_ends(result.interval(level))}" for cl, level in ((68.3, 1.0), (95.0, 3.841))
+        ],
+        messages=result.best.messages,
+        valid=result.best.valid and bool(result.valid.all()),
+        draw=lambda: plots.profile_scan(result),
     )
+
+
+def _ends(interval: tuple[float | None, float | None]) -> str:
+    return " to ".join("beyond the scan" if end is None else f"{end:.5g}" for end in interval)

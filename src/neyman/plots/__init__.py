@@ -5,7 +5,10 @@ that belongs to no pyplot state.
 
 * `comparison`: expected uncertainty and likelihood scan of several descriptions of the same events.
 * `profile_scan`, `profiles`: likelihood scan of one parameter, of many.
-* `pulls_and_impacts`, `correlation`: what the uncertainty comes from, and how parameters hang together.
+* `contours`, `cls_scan`, `construction`: joint regions, upper limits, Feldman-Cousins intervals.
+* `pulls_and_impacts`, `group_impacts`, `correlation`: what the uncertainty comes from, and how parameters hang
+  together.
+* `toy_pulls`, `coverage`, `goodness_of_fit`, `significance`: what toys say.
 * `closure`, `discriminant`: events against what was learned, and the stacked classifier histogram.
 * `training`: losses of all networks.
 * `report.write`: all of them in one self-contained page.
@@ -18,24 +21,40 @@ from typing import TYPE_CHECKING, Any
 
 _WHERE = {
     "closure": "neyman.plots.distributions",
+    "cls_scan": "neyman.plots.intervals",
     "comparison": "neyman.plots.scans",
+    "construction": "neyman.plots.intervals",
+    "contours": "neyman.plots.intervals",
     "correlation": "neyman.plots.parameters",
+    "coverage": "neyman.plots.toys",
     "discriminant": "neyman.plots.distributions",
+    "goodness_of_fit": "neyman.plots.toys",
+    "group_impacts": "neyman.plots.parameters",
     "profile_scan": "neyman.plots.scans",
     "profiles": "neyman.plots.scans",
     "pulls_and_impacts": "neyman.plots.parameters",
+    "significance": "neyman.plots.toys",
+    "toy_pulls": "neyman.plots.toys",
     "training": "neyman.plots.losses",
 }
 
 __all__ = [
     "closure",
+    "cls_scan",
     "comparison",
+    "construction",
+    "contours",
     "correlation",
+    "coverage",
     "discriminant",
+    "goodness_of_fit",
+    "group_impacts",
     "profile_scan",
     "profiles",
     "pulls_and_impacts",
     "report",
+    "significance",
+    "toy_pulls",
     "training",
 ]
 
@@ -43,12 +62,20 @@ if TYPE_CHECKING:
     from neyman.plots import report as report
     from neyman.plots.distributions import closure as closure
     from neyman.plots.distributions import discriminant as discriminant
+    from neyman.plots.intervals import cls_scan as cls_scan
+    from neyman.plots.intervals import construction as construction
+    from neyman.plots.intervals import contours as contours
     from neyman.plots.losses import training as training
     from neyman.plots.parameters import correlation as correlation
+    from neyman.plots.parameters import group_impacts as group_impacts
     from neyman.plots.parameters import pulls_and_impacts as pulls_and_impacts
     from neyman.plots.scans import comparison as comparison
     from neyman.plots.scans import profile_scan as profile_scan
     from neyman.plots.scans import profiles as profiles
+    from neyman.plots.toys import coverage as coverage
+    from neyman.plots.toys import goodness_of_fit as goodness_of_fit
+    from neyman.plots.toys import significance as significance
+    from neyman.plots.toys import toy_pulls as toy_pulls
 
 
 def __getattr__(name: str) -> Any:

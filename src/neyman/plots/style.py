@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, Any, ParamSpec
 import numpy as np
 from numpy.typing import NDArray
 
-from neyman.errors import optional
+from neyman.errors import InputError, optional
+from neyman.files import atomic
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -43,6 +44,7 @@ PALETTE = (
 BLUE, ORANGE, RED, GREY = PALETTE[0], PALETTE[6], PALETTE[2], PALETTE[8]
 INK, FAINT = "#1b1f24", "#8a9099"
 SCREEN_DPI = 100
+FORMATS = (".png", ".pdf")
 
 _OVERRIDES: dict[str, Any] = {
     "font.family": ["TeX Gyre Heros", "DejaVu Sans"],
@@ -110,16 +112,30 @@ def figure(width: float, height: float) -> Figure:
 
 
 def save(drawn: Figure, path: Path, *, scale: float = 2.0) -> None:
-    """Write a figure; the suffix of `path` chooses PNG (at `scale` pixels a screen pixel, 128 colours) or PDF."""
-    with context():
-        if path.suffix == ".pdf":  # without a date the same figure gives the same bytes
-            drawn.savefig(path, metadata={"CreationDate": None})
+    """Write a figure, atomically; the suffix chooses PNG (at `scale` pixels a screen pixel, 128 colours) or PDF.
+
+    Raises
+    ------
+    InputError
+        When the suffix is another one, or the file cannot be written.
+    """
+    suffix = path.suffix.lower()
+    if suffix not in FORMATS:
+        raise InputError(
+            f"a figure cannot be written to {path.name!r}",
+            expected=f"a name that ends in {' or '.join(FORMATS)}",
+        )
+    with context(), atomic(path) as part:
+        if suffix == ".pdf":  # without a date the same figure gives the same bytes
+            drawn.savefig(part, format="pdf", metadata={"CreationDate": None})
             return
         buffer = io.BytesIO()
         drawn.savefig(buffer, format="png", dpi=scale * SCREEN_DPI)
-    image = optional("PIL.Image", "plot")
-    full = image.open(buffer).convert("RGB")
-    full.quantize(128, method=image.Quantize.MEDIANCUT, dither=image.Dither.NONE).save(path, optimize=True)
+        image = optional("PIL.Image", "plot")
+        full = image.open(buffer).convert("RGB")
+        full.quantize(128, method=image.Quantize.MEDIANCUT, dither=image.Dither.NONE).save(
+            part, format="PNG", optimize=True
+        )
 
 
 def plain(result: Any) -> Mapping[str, Any]:
