@@ -225,7 +225,9 @@ def test_parameter_of_interest_at_its_bound(counting):
     assert result.values["mu"] == 0.0
     assert result.at_bounds == ("mu",)
     assert result.valid
-    assert any("at a bound: mu (lower); HESSE errors are meaningless" in message for message in result.messages)
+    assert any(
+        "at a bound: mu (lower); HESSE errors are meaningless" in message for message in result.messages
+    )
     alone = fit(lh, fixed={"mu": 0.0})
     assert result.values["alpha"] == pytest.approx(alone.values["alpha"], abs=1e-6)
     assert result.fval == pytest.approx(alone.fval, abs=1e-9)

@@ -181,13 +181,14 @@ def test_parameters_have_defaults_and_settings(make):
 def test_the_derivatives_of_everything_together_are_exact(make):
     lh = Likelihood.load(make())
     rng = np.random.default_rng(5)
-    x, step = lh.inits + 0.3 * rng.normal(size=len(lh.names)), 1e-5
+    # The columns are float32 and so are the factors: differences of values need a step above their rounding.
+    x, step = lh.inits + 0.3 * rng.normal(size=len(lh.names)), 3e-4
     _, gradient, hessian = lh.evaluate(x, 2)
     shifts = step * np.eye(len(x))
     slopes = [(lh.value(x + d) - lh.value(x - d)) / (2 * step) for d in shifts]
     bends = [(lh.gradient(x + d) - lh.gradient(x - d)) / (2 * step) for d in shifts]
-    assert gradient == pytest.approx(np.array(slopes), rel=1e-6, abs=1e-4)
-    assert hessian == pytest.approx(np.stack(bends), rel=1e-6, abs=1e-4)
+    assert gradient == pytest.approx(np.array(slopes), rel=1e-5, abs=1e-3)
+    assert hessian == pytest.approx(np.stack(bends), rel=1e-5, abs=1e-3)
 
 
 def test_the_parameter_may_be_the_name_of_the_modifier(make, model, tmp_path):

@@ -69,8 +69,7 @@ class Model:
                 if abs(alpha.item()) >= 1.0:
                     log = log + alpha * (log_up if alpha > 0.0 else -log_down)
                 else:
-                    powers = torch.stack([alpha**i for i in range(1, 7)])
-                    log = log + torch.log(1.0 + torch.tensordot(powers, coefficients, dims=1))
+                    log = log + torch.log(1.0 + sum(a * alpha ** (i + 1) for i, a in enumerate(coefficients)))
             out.append(log)
         return torch.stack(out)
 

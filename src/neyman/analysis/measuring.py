@@ -14,9 +14,9 @@ from neyman.analysis.config import Config
 from neyman.analysis.evaluation import CLASSIFIER, SINGLE
 from neyman.analysis.simulation import derive
 from neyman.inference import FitResult, fit, impacts, profile
-from neyman.likelihood import Data, Events, Likelihood, UnbinnedTerm
+from neyman.likelihood import Data, Likelihood, UnbinnedTerm
 from neyman.workspace import read, validate
-from neyman.workspace.store import read_columns
+from neyman.workspace.columns import read_columns
 
 Array = NDArray[np.float64]
 UNBINNED = "unbinned"
@@ -100,17 +100,16 @@ def simulation_check(config: Config, lh: Likelihood, workspace: Path) -> dict[st
     """
     position, term = next((i, t) for i, t in enumerate(lh.terms) if isinstance(t, UnbinnedTerm))
     columns = read_columns(workspace / f"{term.name}_reference.parquet", ["x:expected", "x:process"])
-    weight = columns["x:expected"]
+    weight, process = columns["x:expected"].astype(np.float64), columns["x:process"].astype(np.float64)
     asimov = lh.asimov()
     parts = list(asimov.data.terms)
-    parts[position] = Events(weight, term.reference.columns)
+    parts[position] = term.reference.with_weight(weight)
     result = fit(asimov.with_data(Data(tuple(parts), asimov.global_observables)))
     linear = _Linear(lh, asimov, term, lh.index(config.analysis.poi))
     scores = linear.scores()
     rng = np.random.default_rng(derive(config.analysis.seed, "simulation check"))
     bootstraps = [
-        linear.step(*_resampled(rng, weight, term.reference.weight, columns["x:process"]))
-        for _ in range(_BOOTSTRAPS)
+        linear.step(*_resampled(rng, weight, term.reference.weight, process)) for _ in range(_BOOTSTRAPS)
     ]
     poi = config.analysis.poi
     return {
@@ -158,9 +157,8 @@ class _Linear:
 
     def step(self, weight: Array, reference: Array) -> float:
         """Newton step of the parameter of interest for other weights of the data and of the reference."""
-        varied = self._term.with_reference_weight(reference).with_data(
-            Events(weight, self._term.reference.columns)
-        )
+        varied = self._term.with_reference_weight(reference)
+        varied = varied.with_data(self._term.reference.with_weight(weight))
         part = varied.evaluate(self._nominal, 1).gradient
         gradient = np.zeros(len(self._free))
         gradient[self._columns] = 0.0 if part is None else part.numpy()

@@ -193,6 +193,7 @@ def _factor(model: torch.Tensor, moving: torch.Tensor, raised: torch.Tensor) -> 
             return part
         return torch.where(free.unsqueeze(1) & free.unsqueeze(2), part, identity)
 
+    factor: torch.Tensor
     factor, info = torch.linalg.cholesky_ex(masked(slice(None)))
     for _ in range(3):
         bad = torch.nonzero(_singular(factor, info)).squeeze(1)
@@ -208,7 +209,8 @@ def _factor(model: torch.Tensor, moving: torch.Tensor, raised: torch.Tensor) -> 
 
 def _singular(factor: torch.Tensor, info: torch.Tensor) -> torch.Tensor:
     # A squared pivot of the scaled matrix is one minus a squared multiple correlation.
-    return (info != 0) | ~(factor.diagonal(dim1=1, dim2=2).amin(1) > 1e-6)
+    regular: torch.Tensor = factor.diagonal(dim1=1, dim2=2).amin(1) > 1e-6
+    return ~regular | info.bool()
 
 
 def _solve(factor: torch.Tensor, rest: torch.Tensor, moving: torch.Tensor) -> torch.Tensor:

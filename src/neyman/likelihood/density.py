@@ -64,12 +64,15 @@ class _Layout(NamedTuple):
 
 
 class Point(NamedTuple):
-    """Shape parameters `alpha`, float64 ``(n_rows, n_parameters)`` on the CPU, prepared for a model."""
+    """Shape parameters `alpha`, float64 ``(n_rows, n_parameters)`` on the CPU, prepared for a model.
+
+    `code4` is None where no up/down ratio has an effect.
+    """
 
     alpha: torch.Tensor
     order: int
     strict: bool
-    code4: Code4Point
+    code4: Code4Point | None
 
 
 class Ratios(NamedTuple):
@@ -141,13 +144,16 @@ class RatioModel:
 
     def point(self, alpha: torch.Tensor, order: int, device: torch.device, *, strict: bool = True) -> Point:
         """Prepare a batch of parameter values, shape ``(n_rows, n_parameters)``."""
-        return Point(alpha, order, strict, Code4Point(alpha[:, self._stacked].T, order, device))
+        code4 = Code4Point(alpha[:, self._stacked].T, order, device) if self._ratios else None
+        return Point(alpha, order, strict, None if code4 is None or code4.idle else code4)
 
-    def bind(self, columns: Columns) -> BoundRatios:
-        """Bind the model to events."""
+    def bind(self, columns: Columns, *, keep: int = 0) -> BoundRatios:
+        """Bind the model to events; `keep` is that of `UpDownStack`."""
         return BoundRatios(
             self,
-            UpDownStack([columns[r.up] for r in self._ratios], [columns[r.down] for r in self._ratios]),
+            UpDownStack(
+                [columns[r.up] for r in self._ratios], [columns[r.down] for r in self._ratios], keep=keep
+            ),
             [columns[layout.log_ratio] for layout in self.layouts],
             [[shape.compile(columns) for shape, _ in layout.others] for layout in self.layouts],
         )
@@ -168,18 +174,30 @@ class BoundRatios:
     def __len__(self) -> int:
         return len(self._nominal[0])
 
+    def columns(self, point: Point) -> list[torch.Tensor]:
+        """Return the columns that `at` wants gathered, in its order."""
+        return [*self._nominal, *(self._stack.columns(point.code4) if point.code4 else ())]
+
     def not_positive(self, point: Point, rows: slice) -> tuple[int, UpDownRatio] | None:
         """Return the first of the events `rows` with a factor that is not positive, and that factor's ratio."""
-        if not self.model._ratios or point.code4.idle:
+        if point.code4 is None:
             return None
-        factors = self._stack.factors(point.code4, rows, Scratch())[:, 0, 0]
+        scratch = Scratch()
+        logs = scratch.gather(self.columns(point), rows)[len(self._nominal) :]
+        factors = self._stack.factors(point.code4, rows, logs, scratch)[:, 0, 0]
         bad = torch.nonzero(~(factors > 0.0).T)
         return None if not len(bad) else (rows.start + int(bad[0, 0]), self.model._ratios[int(bad[0, 1])])
 
-    def at(self, point: Point, rows: slice, scratch: Scratch) -> Ratios:
-        """Return the ratios of the events `rows`; they are valid until `scratch` is used again."""
-        n_rows, order, layouts = len(point.alpha), point.order, self.model.layouts
-        log = scratch.gather("nominal", self._nominal, rows)
+    def at(self, point: Point, rows: slice, scratch: Scratch, gathered: torch.Tensor | None = None) -> Ratios:
+        """Return the ratios of the events `rows`; they are valid until `scratch` is used again.
+
+        `gathered` may give the `columns` of these events, shape ``(n_columns, n)``.
+        """
+        if gathered is None:
+            gathered = scratch.gather(self.columns(point), rows)
+        layouts, n_rows, n = self.model.layouts, len(point.alpha), gathered.shape[1]
+        ratio = scratch.empty("ratio", len(layouts), n_rows, n, device=gathered.device)
+        ratio.copy_(gathered[: len(layouts), None]).mul_(_TO_BASE_2).exp2_()
         effects = [
             [
                 [self._effect(shape, point, row, at, rows) for row in range(n_rows)]
@@ -187,11 +205,9 @@ class BoundRatios:
             ]
             for compiled, layout in zip(self._others, layouts, strict=True)
         ]
-        ratio = log.mul_(_TO_BASE_2).exp2_()[:, None].repeat(1, n_rows, 1)
-        lowest = ratio.new_full((n_rows,), torch.inf)
-        factors = None
-        if len(self.model._ratios) and not point.code4.idle:
-            factors = self._stack.factors(point.code4, rows, scratch)
+        factors, lowest = None, ratio.new_full((n_rows,), torch.inf)
+        if point.code4 is not None:
+            factors = self._stack.factors(point.code4, rows, gathered[len(layouts) :], scratch)
             lowest = factors[:, 0].amin(-1).amin(0)
         for s, layout in enumerate(layouts):
             if factors is not None and layout.stack.stop > layout.stack.start:
@@ -202,12 +218,16 @@ class BoundRatios:
                         ratio[s, row] *= effect.log.to(ratio.device).exp()
                     if effect.factor is not None:
                         ratio[s, row] *= effect.factor.to(ratio.device)
-        if order == 0:
+        if point.order == 0:
             return Ratios(ratio, lowest)
-        slopes = _slopes(factors, scratch, layouts, effects, ratio)
-        if order == 1:
+        if factors is not None:  # from derivatives of the factors to those of their logarithms
+            factors[:, 1:] /= factors[:, :1]
+        slopes = _slopes(factors, layouts, effects, ratio)
+        if point.order == 1:
             return Ratios(ratio, lowest, slopes)
-        return Ratios(ratio, lowest, slopes, *_bends(factors, scratch, layouts, effects, slopes))
+        if factors is not None:
+            factors[:, 2].addcmul_(factors[:, 1], factors[:, 1], value=-1.0)
+        return Ratios(ratio, lowest, slopes, *_bends(factors, layouts, effects, slopes))
 
     @staticmethod
     def _effect(shape: CompiledShape, point: Point, row: int, at: tuple[int, ...], rows: slice) -> Effect:
@@ -224,20 +244,11 @@ Effects = Sequence[Sequence[Sequence[Effect]]]
 
 
 def _slopes(
-    factors: torch.Tensor | None,
-    scratch: Scratch,
-    layouts: Sequence[_Layout],
-    effects: Effects,
-    like: torch.Tensor,
+    factors: torch.Tensor | None, layouts: Sequence[_Layout], effects: Effects, like: torch.Tensor
 ) -> tuple[torch.Tensor, ...]:
-    stacked = None
-    if factors is not None:
-        n_ratios, _, n_rows, n = factors.shape
-        stacked = scratch.empty("slopes", n_ratios, n_rows, n, device=factors.device)
-        torch.div(factors[:, 1], factors[:, 0], out=stacked)
     found = []
     for layout, shapes in zip(layouts, effects, strict=True):
-        parts = [] if stacked is None else [stacked[layout.stack]]
+        parts = [] if factors is None else [factors[layout.stack, 1]]
         parts += [
             torch.stack([_given(effect.first) for effect in rows], 1).to(like.device) for rows in shapes
         ]
@@ -248,22 +259,13 @@ def _slopes(
 
 def _bends(
     factors: torch.Tensor | None,
-    scratch: Scratch,
     layouts: Sequence[_Layout],
     effects: Effects,
     slopes: Sequence[torch.Tensor],
 ) -> tuple[tuple[torch.Tensor, ...], tuple[tuple[tuple[int, torch.Tensor], ...], ...]]:
-    stacked = None
-    if factors is not None:
-        n_ratios, _, n_rows, n = factors.shape
-        stacked = scratch.empty("bends", n_ratios, n_rows, n, device=factors.device)
-        torch.div(factors[:, 2], factors[:, 0], out=stacked)
-        for layout, slope in zip(layouts, slopes, strict=True):
-            own = slope[: layout.stack.stop - layout.stack.start]
-            stacked[layout.stack].addcmul_(own, own, value=-1.0)
     diagonal, full = [], []
     for layout, shapes, slope in zip(layouts, effects, slopes, strict=True):
-        parts = [] if stacked is None else [stacked[layout.stack]]
+        parts = [] if factors is None else [factors[layout.stack, 2]]
         blocks = []
         row = layout.stack.stop - layout.stack.start
         for by_row in shapes:

@@ -129,7 +129,7 @@ class StreamedEvents:
     columns
         Columns of log-ratios.
     chunk
-        Events read at a time; `block_size` gives the number for a memory budget.
+        Events read at a time. A few such blocks are held, and the reader's buffers.
 
     Raises
     ------
@@ -160,7 +160,9 @@ class StreamedEvents:
         named = self._weight if isinstance(self._weight, str) else None
         wanted = [*names, *([named] if named else [])]
         if not wanted:
-            yield Block(0, torch.from_numpy(self._ones_or_given(0, len(self))), {})
+            for start in range(0, len(self), self.chunk):
+                given = self._ones_or_given(start, min(start + self.chunk, len(self)))
+                yield Block(start, torch.from_numpy(given), {})
             return
         file = ColumnFile(self.path, wanted)
         if file.n_events != len(self):

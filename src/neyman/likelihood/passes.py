@@ -6,6 +6,7 @@ The order of the additions depends on the events alone, so a result is the same 
 from __future__ import annotations
 
 import copy
+import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -35,10 +36,9 @@ from neyman.likelihood.updown import Scratch
 Array = NDArray[np.float64]
 A = TypeVar("A")
 B = TypeVar("B")
-_CELLS = 1 << 17  # slopes of a chunk: its temporaries stay in the cache
-_LONGEST = 1 << 15  # events in a chunk
-_SPAN = 1 << 15  # events that one thread takes at a time
-_DEVICE_CELLS = 1 << 24  # of a chunk on an accelerator, which wants large ones
+_CELLS = 1 << 19  # slopes of a chunk: its temporaries stay in the cache
+_SPAN = 1 << 15  # events whose columns one thread gathers at a time
+_DEVICE_CELLS, _DEVICE_SPAN = 1 << 24, 1 << 20  # an accelerator wants large ones
 
 
 class Workers:
@@ -162,7 +162,13 @@ class BoundEvents:
     def _bind(self, block: Block) -> Bound:
         columns = {name: column.to(self.device) for name, column in block.columns.items()}
         block = Block(block.start, block.weight.to(self.device), columns)
-        return Bound(self.model.bind(columns), block)
+        keep = self._span if isinstance(self.source, Events) else 0
+        return Bound(self.model.bind(columns, keep=keep), block)
+
+    @property
+    def _span(self) -> int:
+        """Events that one thread takes at a time; no chunk crosses a multiple of it."""
+        return _SPAN if self.device.type == "cpu" else _DEVICE_SPAN
 
     @cached_property
     def total_weight(self) -> float:
@@ -177,37 +183,44 @@ class BoundEvents:
         """Yield the events in pieces of work for one thread."""
         streamed = (self._bind(block) for block in self.source.blocks(self.model.columns))
         for ratios, (start, weight, columns) in streamed if self._bound is None else [self._bound]:
-            size = _SPAN if self.device.type == "cpu" else max(len(weight), 1)
-            for first in range(0, len(weight), size):
-                rows = slice(first, min(first + size, len(weight)))
+            for first in range(0, len(weight), self._span):
+                rows = slice(first, min(first + self._span, len(weight)))
                 yield Piece(ratios, weight, columns, start, rows)
 
-    def chunks(self, piece: Piece, n_rows: int) -> Iterator[slice]:
-        """Yield the rows of a piece in chunks for `n_rows` parameter values."""
+    def _chunks(
+        self, piece: Piece, point: Point, scratch: Scratch
+    ) -> Iterator[tuple[int, Ratios, torch.Tensor]]:
+        """Yield the first event, the ratios and the weights of the chunks of a piece."""
+        n_rows = len(point.alpha)
         cells = _CELLS if self.device.type == "cpu" else _DEVICE_CELLS
         size = cells // max(1, n_rows * max(self.model.n_slopes, len(self.model.layouts)))
-        size = max(256, min(size, _LONGEST if self.device.type == "cpu" else cells)) // 64 * 64
-        for first in range(piece.rows.start, piece.rows.stop, size):
-            yield slice(first, min(first + size, piece.rows.stop))
+        size = max(256, size // 64 * 64)
+        columns = scratch.gather(piece.ratios.columns(point), piece.rows)
+        for first in range(0, columns.shape[1], size):
+            gathered = columns[:, first : first + size]
+            start = piece.rows.start + first
+            rows = slice(start, start + gathered.shape[1])
+            ratios = piece.ratios.at(point, rows, scratch, gathered)
+            yield piece.start + start, ratios, piece.weight[rows]
 
-    def _each_span(self, work: Callable[[Piece], A], workers: Workers) -> Iterator[A]:
-        spans = self.spans()
-        return workers.map(work, spans) if len(self) > _SPAN else map(work, spans)
+    def _each_span(self, work: Callable[[Piece, Scratch], A], workers: Workers) -> Iterator[A]:
+        own = threading.local()
+
+        def span(piece: Piece) -> A:
+            if not hasattr(own, "scratch"):
+                own.scratch = Scratch()
+            return work(piece, own.scratch)
+
+        return workers.map(span, self.spans()) if len(self) > _SPAN else map(span, self.spans())
 
     def each(
         self, point: Point, work: Callable[[Ratios, torch.Tensor], torch.Tensor], workers: Workers
     ) -> Iterator[tuple[int, torch.Tensor]]:
         """Yield, chunk by chunk, the number of the first event and what `work` makes of ratios and weights."""
 
-        def span(piece: Piece) -> list[tuple[int, torch.Tensor]]:
-            scratch = Scratch()
-            return [
-                (
-                    piece.start + rows.start,
-                    work(piece.ratios.at(point, rows, scratch), piece.weight[rows]).cpu(),
-                )
-                for rows in self.chunks(piece, len(point.alpha))
-            ]
+        def span(piece: Piece, scratch: Scratch) -> list[tuple[int, torch.Tensor]]:
+            chunks = self._chunks(piece, point, scratch)
+            return [(start, work(ratios, weight).cpu()) for start, ratios, weight in chunks]
 
         for results in self._each_span(span, workers):
             yield from results
@@ -218,10 +231,9 @@ class BoundEvents:
         zero = zero_sums(self.model, len(point.alpha), point.order, self.device)
         own = None if coefficients is None else coefficients.to(self.device)
 
-        def span(piece: Piece) -> Sums:
-            scratch, total = Scratch(), zero
-            for rows in self.chunks(piece, len(point.alpha)):
-                ratios, weight = piece.ratios.at(point, rows, scratch), piece.weight[rows]
+        def span(piece: Piece, scratch: Scratch) -> Sums:
+            total = zero
+            for _, ratios, weight in self._chunks(piece, point, scratch):
                 if own is None:
                     total = total.plus(reference_sums(ratios, weight, point.order))
                 else:

@@ -467,4 +467,3 @@ class UnbinnedTerm:
             return self.reference.take(rows, counts.astype(np.float64))
 
         return draw
-

@@ -1,8 +1,7 @@
 """The code4 factors of many up/down ratios at once: where an unbinned fit spends its time.
 
-Only the two log-ratio columns of each ratio are kept. Their exponentials are taken again at every evaluation, chunk
-by chunk in the processor's cache, which costs less than reading stored polynomial coefficients of three times the
-size, and works the same for streamed events.
+A factor is linear in six functions of its two log-ratios. For events in memory the functions are kept, so that an
+evaluation is one product of small matrices with them; for streamed events they are computed block by block.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ import torch
 from neyman.likelihood.interpolation import code4_weights
 from neyman.likelihood.shapes import Effect
 
-_CELLS = 40960  # ratios times events whose exponentials are held at a time
+_TOGETHER = 8  # ratios whose functions are computed at a time
 
 
 class Scratch:
@@ -34,20 +33,13 @@ class Scratch:
             held = self._held[name] = torch.empty(n, dtype=dtype, device=device)
         return held[:n].view(shape)
 
-    def gather(
-        self, name: str, columns: Sequence[torch.Tensor], rows: slice, out: torch.Tensor | None = None
-    ) -> torch.Tensor:
-        """Return the events `rows` of some columns as float64, shape ``(n_columns, n)``."""
-        n, device = rows.stop - rows.start, columns[0].device
+    def gather(self, columns: Sequence[torch.Tensor], rows: slice) -> torch.Tensor:
+        """Return the events `rows` of some columns as they are stored, shape ``(n_columns, n)``."""
         parts = [column[rows] for column in columns]
-        if out is None:
-            out = self.empty(name, len(columns), n, device=device)
-        if all(part.dtype == torch.float64 for part in parts):
-            return torch.cat(parts, out=out.view(-1)).view(len(columns), n)
-        stored = self.empty(f"{name}:stored", len(columns) * n, dtype=torch.float32, device=device)
-        if all(part.dtype == torch.float32 for part in parts):
-            return out.copy_(torch.cat(parts, out=stored).view(len(columns), n))
-        return torch.stack([part.double() for part in parts], out=out)
+        kind = torch.float32 if all(part.dtype == torch.float32 for part in parts) else torch.float64
+        n = rows.stop - rows.start
+        out = self.empty("stored", len(columns) * n, dtype=kind, device=parts[0].device)
+        return torch.cat(parts, out=out).view(len(columns), n)
 
 
 class Code4Point:
@@ -73,87 +65,122 @@ class Code4Point:
         inside = alpha.abs() < 1.0
         # Without derivatives a parameter at 0 has no effect at all.
         near = (inside & ((alpha != 0.0) | (order > 0))).any(1)
-        self.near = _runs(near.tolist())
+        self.groups = _runs(near.tolist(), _TOGETHER)
         self.rest = torch.nonzero(~near)[:, 0].to(device)
         weights = code4_weights(torch.where(inside, alpha, 0.0))[..., : order + 1, :]
         weights = torch.where(inside[..., None, None], weights, 0.0)
-        constant = -weights[..., 0] - weights[..., 3]
-        constant[..., 0] += 1.0
-        # Logarithms are to base 2 below: exp2 is the fastest exponential. Functions: power, then up and down.
-        weights = weights.reshape(*weights.shape[:-1], 2, 3) * math.log(2.0) ** torch.arange(3.0).double()
-        weights = weights.transpose(-1, -2).flatten(-2)
-        # From (ratio, row, derivative) to the rows (derivative, row) of one matrix a ratio.
-        self.weights = weights.transpose(1, 2).flatten(1, 2).to(device)
-        self.constant = constant.transpose(1, 2).flatten(1, 2)[..., None].to(device)
+        # From (ratio, row, derivative) to the rows (derivative, row) of one matrix a ratio, in both precisions.
+        weights = weights.transpose(1, 2).flatten(1, 2).to(device)
+        self.weights = {torch.float64: weights, torch.float32: weights.float()}
         far = torch.nonzero(~inside)
         values = alpha[far[:, 0], far[:, 1]]
         self.far = list(zip(far[:, 0].tolist(), (values > 0.0).tolist(), strict=True))
         self.far_ratio, self.far_row = far.to(device).unbind(1)
         self.sign = values.sign()[:, None].to(device)
-        self.power = (values.abs() / math.log(2.0))[:, None].to(device)
-        self.idle = not (self.near or self.far)
+        self.power = values.abs()[:, None].to(device)
+        self.idle = not (self.groups or self.far)
 
 
-def _runs(chosen: Sequence[bool]) -> list[range]:
-    """Return the runs of consecutive chosen positions."""
-    edges = [
-        i for i in range(len(chosen) + 1) if (i < len(chosen) and chosen[i]) != (i > 0 and chosen[i - 1])
+def _runs(chosen: Sequence[bool], longest: int) -> list[slice]:
+    """Return the runs of consecutive chosen positions, cut where they are too long."""
+    padded = [False, *chosen, False]
+    edges = [i for i in range(len(chosen) + 1) if padded[i] != padded[i + 1]]
+    return [
+        slice(i, min(i + longest, last))
+        for first, last in zip(edges[::2], edges[1::2], strict=True)
+        for i in range(first, last, longest)
     ]
-    return [range(first, last) for first, last in zip(edges[::2], edges[1::2], strict=True)]
 
 
 class UpDownStack:
     r"""Ratios given by columns :math:`\ln u` and :math:`\ln d`, one pair of columns each.
 
+    Factors are computed in the precision of the columns, as their excess over 1, and only then made float64: the
+    excess is small, so float32 keeps of it what it would lose of the factor.
+
     Parameters
     ----------
     up, down
         Columns of float32 or float64, each of shape ``(n_events,)``.
+    keep
+        Number of events whose functions are kept in one piece of memory, or 0 to compute them at every evaluation.
+        The functions need three times the memory of the columns.
     """
 
-    def __init__(self, up: Sequence[torch.Tensor], down: Sequence[torch.Tensor]) -> None:
-        self._up, self._down = list(up), list(down)
+    def __init__(self, up: Sequence[torch.Tensor], down: Sequence[torch.Tensor], *, keep: int = 0) -> None:
+        self._up, self._down, self._piece = list(up), list(down), keep
+        single = all(column.dtype == torch.float32 for column in [*self._up, *self._down])
+        self.dtype = torch.float32 if single else torch.float64
+        scratch, n = Scratch(), len(self._up[0]) if self._up else 0
+        self._kept = [
+            self._functions(scratch.gather([*self._up, *self._down], slice(i, min(i + keep, n))), Scratch())
+            for i in (range(0, n, keep) if keep else ())
+        ]
 
-    def factors(self, point: Code4Point, rows: slice, scratch: Scratch) -> torch.Tensor:
-        """Return the factors and their derivatives, shape ``(n_ratios, order + 1, n_rows, n)``.
+    def columns(self, point: Code4Point) -> list[torch.Tensor]:
+        """Return the columns that `factors` needs at `point`, in its order."""
+        groups = () if self._kept else point.groups
+        near = [column for group in groups for column in (*self._up[group], *self._down[group])]
+        return near + [(self._up if up else self._down)[ratio] for ratio, up in point.far]
+
+    def _functions(self, logs: torch.Tensor, scratch: Scratch) -> torch.Tensor:
+        r"""Return :math:`(u - 1, u \ln u, u \ln^2 u)` and the same of d, shape ``(n_ratios, 6, n)``, of logarithms
+        ``(2 n_ratios, n)``."""
+        size, n = len(logs) // 2, logs.shape[1]
+        out = scratch.empty("functions", size, 2, 3, n, dtype=self.dtype, device=logs.device)
+        logs = logs.view(2, size, n).transpose(0, 1).to(self.dtype)
+        torch.expm1(logs, out=out[:, :, 0])
+        torch.addcmul(logs, out[:, :, 0], logs, out=out[:, :, 1])
+        torch.mul(out[:, :, 1], logs, out=out[:, :, 2])
+        return out.flatten(1, 2)
+
+    def factors(self, point: Code4Point, rows: slice, logs: torch.Tensor, scratch: Scratch) -> torch.Tensor:
+        """Return the factors and their derivatives, float64, shape ``(n_ratios, order + 1, n_rows, n)``.
 
         They are positive but for an absurd polynomial, which the caller must refuse.
+
+        Parameters
+        ----------
+        point
+            Where.
+        rows
+            The n events; kept functions are those of one piece.
+        logs
+            The `columns` at these events, shape ``(n_columns, n)``.
+        scratch
+            Buffers; the result is one of them.
         """
-        n, device = rows.stop - rows.start, self._up[0].device
-        out = scratch.empty("factors", point.n_ratios, point.order + 1, point.n_rows, n, device=device)
+        n, device = rows.stop - rows.start, logs.device
+        shape = (point.n_ratios, point.order + 1, point.n_rows, n)
+        excess = scratch.empty("excess", *shape, dtype=self.dtype, device=device)
         if len(point.rest):
-            out[point.rest] = 0.0
-            out[point.rest, 0] = 1.0
-        together = max(1, _CELLS // n)
-        for run in point.near:
-            for first in range(run.start, run.stop, together):
-                self._polynomials(point, slice(first, min(first + together, run.stop)), rows, scratch, out)
+            excess[point.rest] = 0.0
+        weights, used = point.weights[self.dtype], 0
+        for group in point.groups:
+            if self._kept:
+                piece, first = divmod(rows.start, self._piece)
+                functions = self._kept[piece][group, :, first : first + n]
+            else:
+                size = 2 * (group.stop - group.start)
+                functions = self._functions(logs[used : used + size], scratch)
+                used += size
+            torch.bmm(weights[group], functions, out=excess[group].flatten(1, 2))
+        out = scratch.empty("factors", *shape, device=device).copy_(excess)
+        out[:, 0] += 1.0
         if point.far:
-            logs = scratch.gather("logs", [(self._up if up else self._down)[i] for i, up in point.far], rows)
-            value, slope = torch.exp2(logs * point.power), logs * point.sign
+            far = logs[used:].double()
+            value, slope = torch.exp(far * point.power), far * point.sign
             for derivative in range(point.order + 1):
                 out[point.far_ratio, derivative, point.far_row] = value
                 value = value * slope
         return out
 
-    def _polynomials(
-        self, point: Code4Point, ratios: slice, rows: slice, scratch: Scratch, out: torch.Tensor
-    ) -> None:
-        up, down, n = self._up[ratios], self._down[ratios], rows.stop - rows.start
-        functions = scratch.empty("functions", 3, len(up) + len(down), n, device=out.device)
-        power, by_log, by_square = functions.unbind()
-        logs = scratch.gather("logs", up + down, rows, out=by_square).mul_(1.0 / math.log(2.0))
-        torch.exp2(logs, out=power)
-        torch.mul(power, logs, out=by_log)
-        torch.mul(by_log, logs, out=by_square)
-        found = out[ratios].flatten(1, 2)
-        torch.bmm(point.weights[ratios], functions.view(6, len(up), n).transpose(0, 1), out=found)
-        found.add_(point.constant[ratios])
-
     def at(self, alpha: torch.Tensor, rows: slice, order: int) -> Effect:
         """Return the effect of a stack of one ratio (`neyman.likelihood.shapes.CompiledShape`)."""
         point = Code4Point(alpha[:, None], order, self._up[0].device)
-        factor, *derivatives = self.factors(point, rows, Scratch())[0, :, 0]
+        scratch = Scratch()
+        logs = scratch.gather(self.columns(point), rows) if not point.idle else self._up[0][None, rows]
+        factor, *derivatives = self.factors(point, rows, logs, scratch)[0, :, 0]
         first = derivatives[0] / factor if order > 0 else None
         second = derivatives[1] / factor - first**2 if order > 1 and first is not None else None
         return Effect(
