@@ -248,10 +248,10 @@ def test_the_largest_files_are_streamed_until_the_rest_fits(make):
         (term,), *_ = load_terms(folder, "unbinned", None, budget)
         return type(term.data), type(term.reference)
 
-    # 9 columns of float32: 5400 bytes of data, 72000 bytes of reference
-    assert kinds(None) == kinds("1 GB") == kinds(77400) == (Events, Events)
-    assert kinds(77399) == kinds(5400) == (Events, StreamedEvents)
-    assert kinds(5399) == kinds(1) == (StreamedEvents, StreamedEvents)
+    # 9 columns of float32, two of them of an up/down ratio and counted four times: 15 for 150 and 2000 events
+    assert kinds(None) == kinds("1 GB") == kinds(129000) == (Events, Events)
+    assert kinds(128999) == kinds(9000) == (Events, StreamedEvents)
+    assert kinds(8999) == kinds(1) == (StreamedEvents, StreamedEvents)
 
 
 def test_streaming_changes_nothing(make):

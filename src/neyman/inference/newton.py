@@ -21,11 +21,14 @@ from dataclasses import dataclass
 import torch
 
 from neyman.likelihood import Derivatives
+from neyman.likelihood.threads import one_thread
 
 Evaluate = Callable[[torch.Tensor, torch.Tensor], Derivatives]
 """Value, gradient and Hessian at ``y (n, p)`` of the problems `rows` ``(n,)``; ``+inf`` where undefined."""
 
 _DONE = 1e-12  # of the expected decrease: a millionth of a standard deviation
+_FLOOR = 1e-7  # where a step that rounding spoils is as good as done
+_CLOSE = 1e-2  # an expected decrease that rounding might hide
 _FLAT = (
     1e-7  # a scaled diagonal that has to be raised by more than this has a direction of negative curvature
 )
@@ -108,7 +111,8 @@ def newton(
     for _ in range(max_steps):
         if not len(active):
             break
-        trial, decrease, raised = _step(state, active, damping[active], bounds, fixed)
+        with one_thread(len(active) * p * p):
+            trial, decrease, raised = _step(state, active, damping[active], bounds, fixed)
         state.edm[active] = decrease.nan_to_num(torch.inf)
         rounding = 1e-13 * state.value[active].abs() + largest_rounding
         # Meeting the bounds can spoil a step in a direction that is almost flat; a damped one is safe.
@@ -126,18 +130,37 @@ def newton(
         at = evaluate(trial, active)
         state.steps[active] += 1
         better = at.value <= state.value[active] - 1e-4 * decrease + rounding
-        # Where rounding hides the last decrease, the derivatives decide: they are exact.
+        if at.gradient is None or at.hessian is None:
+            break
+        # Close to a minimum rounding hides the decrease of the value (of float32 ratios of many events, say), and the
+        # slopes decide.
+        close = (decrease < _CLOSE) & (at.value < state.value[active] + _CLOSE)
+        flatter = _slope(trial, at.gradient, state.hessian[active], bounds, fixed) < 0.8 * _slope(
+            state.y[active], state.gradient[active], state.hessian[active], bounds, fixed
+        )
+        better |= close & flatter
+        at_floor = ~better & (decrease < _FLOOR) & (damping[active] == 0.0)
+        state.converged[active[at_floor]] = raised[keep][at_floor] <= 2.0 * _FLAT
         took = active[better]
         state.y[took], state.value[took] = trial[better], at.value[better]
-        if at.gradient is not None and at.hessian is not None:
-            state.gradient[took], state.hessian[took] = at.gradient[better], at.hessian[better]
+        state.gradient[took], state.hessian[took] = at.gradient[better], at.hessian[better]
         lower = damping[took] * 0.1
         damping[took] = torch.where(lower < 1e-5, 0.0, lower)
-        refused = active[~better]
+        refused = active[~better & ~at_floor]
         damping[refused] = torch.clamp(10.0 * damping[refused], min=1e-3)
-        active = torch.cat([active, waiting])
+        active = torch.cat([active[~at_floor], waiting])
         active = active[damping[active] < _LARGEST]
     return state
+
+
+def _slope(
+    y: torch.Tensor, gradient: torch.Tensor, hessian: torch.Tensor, bounds: torch.Tensor, fixed: torch.Tensor
+) -> torch.Tensor:
+    """Return the sum of the squared slopes in units of the curvatures, without those that push against a bound."""
+    pushed = ((y <= bounds[:, 0]) & (gradient > 0.0)) | ((y >= bounds[:, 1]) & (gradient < 0.0))
+    diagonal = hessian.diagonal(dim1=1, dim2=2).abs()
+    scaled = gradient.square() / torch.where(diagonal > 0.0, diagonal, 1.0)
+    return torch.where(pushed | fixed, 0.0, scaled).sum(1)
 
 
 def _step(

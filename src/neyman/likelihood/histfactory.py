@@ -19,6 +19,7 @@ from neyman.errors import LikelihoodError, nearest
 from neyman.likelihood.parameters import Parameter
 from neyman.likelihood.rates import Channel, RatePoint, Rates
 from neyman.likelihood.term import Derivatives
+from neyman.likelihood.threads import one_thread
 
 _CHUNK = 2**18
 
@@ -134,9 +135,11 @@ class HistFactoryTerm:
         """
         batch, n_parameters = theta.shape[:-1], len(self.parameters)
         rows = theta.reshape(batch.numel(), n_parameters)
-        step = max(1, _CHUNK // max(1, self._rates.nominal.numel(), n_parameters**2))
+        size = max(1, self._rates.nominal.numel(), n_parameters**2)
+        step = max(1, _CHUNK // size)
         if len(rows) <= step:
-            chunks = [self._evaluate(rows, slice(0, len(rows)), order, strict)]
+            with one_thread(len(rows) * size):
+                chunks = [self._evaluate(rows, slice(0, len(rows)), order, strict)]
         else:
             starts = range(0, len(rows), step)
             chunks = [self._evaluate(rows[i : i + step], slice(i, i + step), order, strict) for i in starts]

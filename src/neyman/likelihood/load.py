@@ -125,7 +125,17 @@ def _events(
         sizes = {}
         for key, (channel, which) in wanted.items():
             file = ColumnFile(workspace.path(which.file), [which.weight, *channel.columns])
-            sizes[key] = file.n_events * sum(file.dtype(name).itemsize for name in file.names)
+            # In memory, three functions are kept of each column of an up/down ratio.
+            ratios = {
+                name
+                for s in channel.samples
+                for m in s.modifiers
+                if m.type == "ratiosys"
+                for name in m.columns
+            }
+            sizes[key] = file.n_events * sum(
+                file.dtype(name).itemsize * (4 if name in ratios else 1) for name in file.names
+            )
         for key in sorted(sizes, key=sizes.__getitem__, reverse=True):
             if sum(size for name, size in sizes.items() if name not in streamed) <= budget:
                 break

@@ -162,8 +162,9 @@ class BoundEvents:
     def _bind(self, block: Block) -> Bound:
         columns = {name: column.to(self.device) for name, column in block.columns.items()}
         block = Block(block.start, block.weight.to(self.device), columns)
-        keep = self._span if isinstance(self.source, Events) else 0
-        return Bound(self.model.bind(columns, keep=keep), block)
+        # A data set of a few events, of which there may be thousands, is not worth the memory.
+        large = isinstance(self.source, Events) and len(block.weight) >= self._span
+        return Bound(self.model.bind(columns, keep=self._span if large else 0), block)
 
     @property
     def _span(self) -> int:

@@ -69,6 +69,8 @@ class Code4Point:
         self.rest = torch.nonzero(~near)[:, 0].to(device)
         weights = code4_weights(torch.where(inside, alpha, 0.0))[..., : order + 1, :]
         weights = torch.where(inside[..., None, None], weights, 0.0)
+        # Functions come up and down in turn.
+        weights = weights.reshape(*weights.shape[:-1], 2, 3).transpose(-1, -2).flatten(-2)
         # From (ratio, row, derivative) to the rows (derivative, row) of one matrix a ratio, in both precisions.
         weights = weights.transpose(1, 2).flatten(1, 2).to(device)
         self.weights = {torch.float64: weights, torch.float32: weights.float()}
@@ -112,10 +114,10 @@ class UpDownStack:
         single = all(column.dtype == torch.float32 for column in [*self._up, *self._down])
         self.dtype = torch.float32 if single else torch.float64
         scratch, n = Scratch(), len(self._up[0]) if self._up else 0
-        self._kept = [
-            self._functions(scratch.gather([*self._up, *self._down], slice(i, min(i + keep, n))), Scratch())
-            for i in (range(0, n, keep) if keep else ())
-        ]
+        self._kept: list[torch.Tensor] = []
+        for first in range(0, n, keep) if keep else ():
+            logs = scratch.gather([*self._up, *self._down], slice(first, min(first + keep, n)))
+            self._kept.append(self._functions(logs, scratch).contiguous())
 
     def columns(self, point: Code4Point) -> list[torch.Tensor]:
         """Return the columns that `factors` needs at `point`, in its order."""
@@ -124,15 +126,15 @@ class UpDownStack:
         return near + [(self._up if up else self._down)[ratio] for ratio, up in point.far]
 
     def _functions(self, logs: torch.Tensor, scratch: Scratch) -> torch.Tensor:
-        r"""Return :math:`(u - 1, u \ln u, u \ln^2 u)` and the same of d, shape ``(n_ratios, 6, n)``, of logarithms
-        ``(2 n_ratios, n)``."""
+        r"""Return :math:`u - 1, d - 1, u \ln u, d \ln d, u \ln^2 u, d \ln^2 d`, shape ``(n_ratios, 6, n)``, of the
+        logarithms of the up ratios, then of the down ratios, ``(2 n_ratios, n)``."""
         size, n = len(logs) // 2, logs.shape[1]
-        out = scratch.empty("functions", size, 2, 3, n, dtype=self.dtype, device=logs.device)
-        logs = logs.view(2, size, n).transpose(0, 1).to(self.dtype)
-        torch.expm1(logs, out=out[:, :, 0])
-        torch.addcmul(logs, out[:, :, 0], logs, out=out[:, :, 1])
-        torch.mul(out[:, :, 1], logs, out=out[:, :, 2])
-        return out.flatten(1, 2)
+        logs = logs.to(self.dtype)
+        out = scratch.empty("functions", 3, 2 * size, n, dtype=self.dtype, device=logs.device)
+        torch.expm1(logs, out=out[0])
+        torch.addcmul(logs, out[0], logs, out=out[1])
+        torch.mul(out[1], logs, out=out[2])
+        return out.view(6, size, n).transpose(0, 1)
 
     def factors(self, point: Code4Point, rows: slice, logs: torch.Tensor, scratch: Scratch) -> torch.Tensor:
         """Return the factors and their derivatives, float64, shape ``(n_ratios, order + 1, n_rows, n)``.
