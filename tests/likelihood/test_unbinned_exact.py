@@ -279,7 +279,6 @@ class Wave:
 
     parameters: tuple[str, ...] = ("a", "c")
     columns: tuple[str, ...] = ("t",)
-    normalised: bool = True
 
     def compile(self, columns: Mapping[str, torch.Tensor]) -> CompiledWave:
         return CompiledWave(columns["t"])
@@ -304,27 +303,6 @@ class CompiledWave:
         )
 
 
-@dataclass(frozen=True)
-class Reference:
-    """A constant of the size of the reference's error, after the normalisation."""
-
-    sigma: float | None = None
-    parameters: tuple[str, ...] = ("z",)
-    columns: tuple[str, ...] = ()
-    normalised: bool = False
-
-    def bind(self, relative_norm_error: float) -> Reference:
-        return replace(self, sigma=relative_norm_error)
-
-    def compile(self, columns: Mapping[str, torch.Tensor]) -> Reference:
-        assert self.sigma is not None
-        return self
-
-    def at(self, alpha: torch.Tensor, rows: slice, order: int) -> Effect:
-        slope = torch.full((rows.stop - rows.start,), self.sigma, dtype=torch.float64)
-        return Effect(log=float(alpha[0]) * slope, first=slope[None] if order > 0 else None)
-
-
 def with_shapes(data: Events, reference: Events) -> UnbinnedTerm:
     nodes = (-2.5, -1.0, 0.0, 1.2, 2.5)
     extended = []
@@ -334,21 +312,20 @@ def with_shapes(data: Events, reference: Events) -> UnbinnedTerm:
         extended.append(Events(e.weight, {**e.columns, **extra}))
     model = samples()
     network = TabulatedNetwork("b", nodes, tuple(f"n{k}" for k in range(len(nodes))))
-    model[1] = replace(model[1], shapes=(*model[1].shapes, Wave(), network, Reference()))
+    model[1] = replace(model[1], shapes=(*model[1].shapes, Wave(), network))
     model[2] = replace(model[2], shapes=(Wave(("b", "a")),))
-    parameter = Parameter("z", 0.0, -5.0, 5.0, constraint=Constraint("normal", 0.0, 1.0))
-    return UnbinnedTerm("SR", model, [*parameters(), parameter], data=extended[0], reference=extended[1])
+    return UnbinnedTerm("SR", model, parameters(), data=extended[0], reference=extended[1])
 
 
 @pytest.mark.parametrize("point", POINTS)
 def test_derivatives_through_all_kinds_of_shapes(point):
     t = with_shapes(events(60, 1), events(80, 2))
-    theta = np.array([*POINTS[point], 0.7])
+    theta = np.array(POINTS[point])
     found = t.evaluate(torch.from_numpy(theta), 2)
     step = 1e-5
     around = [
         [t.evaluate(torch.from_numpy(theta + sign * step * unit), 1) for sign in (1, -1)]
-        for unit in np.eye(5)
+        for unit in np.eye(len(theta))
     ]
     gradient = np.array([float(up.value - down.value) for up, down in around]) / (2 * step)
     hessian = np.stack([(up.gradient - down.gradient).numpy() for up, down in around]) / (2 * step)
@@ -360,27 +337,13 @@ def test_derivatives_through_all_kinds_of_shapes(point):
 
 def test_batch_of_all_kinds_of_shapes_equals_single_points():
     t = with_shapes(events(60, 1), events(80, 2))
-    points = torch.tensor([[*point, 0.3 * i] for i, point in enumerate(POINTS.values())], dtype=torch.float64)
+    points = torch.tensor([list(point) for point in POINTS.values()], dtype=torch.float64)
     found = t.evaluate(points, 2)
     for i, point in enumerate(points):
         single = t.evaluate(point, 2)
         close(
             replace(found, value=found.value[i], gradient=found.gradient[i], hessian=found.hessian[i]), single
         )
-
-
-def test_reference_error_is_bound_and_not_renormalised():
-    data, reference = events(60, 1), events(80, 2)
-    t = with_shapes(data, reference)
-    (shape,) = (x for x in t.samples[1].shapes if isinstance(x, Reference))
-    r, w = np.exp(reference.columns["t"]), reference.weight
-    r /= np.average(r, weights=w)
-    assert shape.sigma == pytest.approx(np.sqrt((w**2 * (r - 1) ** 2).sum()) / w.sum(), rel=1e-12)
-    assert t.relative_norm_errors()[1] == pytest.approx(shape.sigma)
-    nominal, moved = (t.log_density(torch.tensor([0.0, 0.0, 0.0, 0.0, z]).double()) for z in (0.0, 1.0))
-    assert moved - nominal == pytest.approx(
-        np.full(60, shape.sigma), rel=1e-9
-    )  # the only sample without signal
 
 
 def test_one_ratio_alone_is_a_compiled_shape():
@@ -390,7 +353,6 @@ def test_one_ratio_alone_is_a_compiled_shape():
     @dataclass(frozen=True)
     class Wrapped:
         inner: UpDownRatio
-        normalised = True
 
         @property
         def parameters(self):

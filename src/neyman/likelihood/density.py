@@ -108,19 +108,16 @@ class RatioModel:
         Processes.
     names
         Shape parameters, in the order of `alpha`.
-    normalised
-        Whether to leave out the shapes that act after the normalisation.
     """
 
-    def __init__(self, samples: Sequence[UnbinnedSample], names: Sequence[str], normalised: bool) -> None:
+    def __init__(self, samples: Sequence[UnbinnedSample], names: Sequence[str]) -> None:
         position = {name: k for k, name in enumerate(names)}
         self.n_parameters = len(names)
         self._ratios: list[UpDownRatio] = []
         self.layouts: list[_Layout] = []
         for sample in samples:
-            shapes = [shape for shape in sample.shapes if shape.normalised or not normalised]
-            stacked = [shape for shape in shapes if isinstance(shape, UpDownRatio)]
-            others = [shape for shape in shapes if not isinstance(shape, UpDownRatio)]
+            stacked = [shape for shape in sample.shapes if isinstance(shape, UpDownRatio)]
+            others = [shape for shape in sample.shapes if not isinstance(shape, UpDownRatio)]
             first = len(self._ratios)
             self._ratios += stacked
             index = [position[name] for shape in [*stacked, *others] for name in shape.parameters]

@@ -32,7 +32,6 @@ class LinearShape:
 
     parameter: str
     column: str
-    normalised = True
 
     @property
     def parameters(self) -> tuple[str, ...]:
@@ -60,7 +59,6 @@ class ExponentialRatio:
     parameter: str
     up: str
     down: str
-    normalised = True
 
     @property
     def parameters(self) -> tuple[str, ...]:
@@ -128,7 +126,6 @@ class ReferenceStatistics:
     parameters: tuple[str, ...]
     log_ratios: tuple[str, ...]
     coefficients: tuple[tuple[float, ...], ...]
-    normalised = True
 
     @classmethod
     def measure(

@@ -58,7 +58,6 @@ class ConditionedNetwork:
     model: Model
     parameters: tuple[str, ...]
     columns: tuple[str, ...]
-    normalised = True
 
     def __post_init__(self) -> None:
         description = self.model.description

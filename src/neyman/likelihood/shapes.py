@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol, runtime_checkable
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -81,25 +81,8 @@ class Shape(Protocol):
     def columns(self) -> tuple[str, ...]:
         """Columns of the events that it reads."""
 
-    @property
-    def normalised(self) -> bool:
-        """Whether the term renormalises it, ``E_q[r_s] = 1``. False: it acts after the normalisation, as a nuisance
-        parameter of the normalisation itself does."""
-
     def compile(self, columns: Columns) -> CompiledShape:
         """Bind the effect to events; tensors stay on the columns' device."""
-
-
-@runtime_checkable
-class ReferenceBound(Protocol):
-    """A shape whose size is the statistical error of the reference sample.
-
-    The term calls `bind` once, when it is built, and uses the shape that it returns.
-    """
-
-    def bind(self, relative_norm_error: float) -> Shape:
-        """Return the shape for a relative standard error of the sample's mean ratio over the reference,
-        :math:`\\sqrt{\\sum_i w_i^2 (r_i - 1)^2} / \\sum_i w_i` at the nominal parameters."""
 
 
 @dataclass(frozen=True)
@@ -112,7 +95,6 @@ class UpDownRatio:
     parameter: str
     up: str
     down: str
-    normalised = True
 
     @property
     def parameters(self) -> tuple[str, ...]:
@@ -142,7 +124,6 @@ class TabulatedNetwork:
     parameter: str
     nodes: tuple[float, ...]
     nodes_columns: tuple[str, ...]
-    normalised = True
 
     def __post_init__(self) -> None:
         if len(self.nodes) != len(self.nodes_columns) or len(set(self.nodes)) < max(2, len(self.nodes)):

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from typing import Literal, Self, TypeAlias
 
 import numpy as np
@@ -22,7 +21,6 @@ from neyman.likelihood.diagnosis import undefined_data, undefined_reference
 from neyman.likelihood.events import Events, EventSource, StreamedEvents
 from neyman.likelihood.parameters import Parameter
 from neyman.likelihood.passes import BoundEvents, Workers
-from neyman.likelihood.shapes import ReferenceBound
 from neyman.likelihood.term import Derivatives
 from neyman.likelihood.yields import yield_derivatives
 
@@ -104,9 +102,8 @@ class UnbinnedTerm:
             dict.fromkeys(n for s in self.samples for shape in s.shapes for n in shape.parameters)
         )
         self._positions = torch.tensor([self._columns[n] for n in self._shape_names], dtype=torch.long)
-        self._data_model = RatioModel(self.samples, self._shape_names, normalised=False)
+        self._model = RatioModel(self.samples, self._shape_names)
         self._bind_reference(reference)
-        self._bind_shapes()
         self._bind_data(data)
 
     def _check_parameters(self) -> None:
@@ -122,9 +119,7 @@ class UnbinnedTerm:
     # Events -----------------------------------------------------------------------------------------------
 
     def _bind_reference(self, reference: EventSource) -> None:
-        after = any(not shape.normalised for s in self.samples for shape in s.shapes)
-        model = RatioModel(self.samples, self._shape_names, normalised=True) if after else self._data_model
-        self._reference = BoundEvents(model, reference, self.device, f"channel {self.name}, reference")
+        self._reference = BoundEvents(self._model, reference, self.device, f"channel {self.name}, reference")
         self._check_reference()
 
     def _check_reference(self) -> None:
@@ -135,30 +130,15 @@ class UnbinnedTerm:
             )
         self._last_norms: dict[bytes, tuple[int, Norms]] = {}  # shared by all data sets of the term
 
-    def _bind_shapes(self) -> None:
-        """Give the shapes that want it the statistical error of the normalisation."""
-        if not any(isinstance(shape, ReferenceBound) for s in self.samples for shape in s.shapes):
-            return
-        errors = self.relative_norm_errors()
-        self.samples = tuple(
-            replace(s, shapes=tuple(x.bind(e) if isinstance(x, ReferenceBound) else x for x in s.shapes))
-            for s, e in zip(self.samples, errors.tolist(), strict=True)
-        )
-        self._data_model = RatioModel(self.samples, self._shape_names, normalised=False)
-
     def _bind(self, events: Observed) -> BoundEvents:
         if isinstance(events, BoundEvents):
-            if events.model is self._data_model and events.device == self.device:
+            if events.model is self._model and events.device == self.device:
                 return events
             events = events.source
         own = self._reference
-        if (
-            own.model is self._data_model
-            and isinstance(events, Events)
-            and events.columns is own.source.columns
-        ):
+        if isinstance(events, Events) and events.columns is own.source.columns:
             return own.with_weight(events.weight, f"channel {self.name}, data")
-        return BoundEvents(self._data_model, events, self.device, f"channel {self.name}, data")
+        return BoundEvents(self._model, events, self.device, f"channel {self.name}, data")
 
     def _bind_data(self, data: Observed | Batch) -> None:
         self._data = (
@@ -254,7 +234,7 @@ class UnbinnedTerm:
             [d.total_weight for d in self._data] if isinstance(self._data, tuple) else self._data.total_weight
         )
         found = assemble(
-            self._data_model,
+            self._model,
             self._positions,
             nu,
             norms,
@@ -312,7 +292,7 @@ class UnbinnedTerm:
         self, alpha: torch.Tensor, coefficients: torch.Tensor, order: int, workers: Workers, *, strict: bool
     ) -> Sums:
         def sums(data: BoundEvents, rows: slice, workers: Workers) -> Sums:
-            point = self._data_model.point(alpha[rows], order, self.device, strict=strict)
+            point = self._model.point(alpha[rows], order, self.device, strict=strict)
             return data.sums(point, coefficients[rows], workers)
 
         n = len(alpha)
@@ -342,7 +322,7 @@ class UnbinnedTerm:
                 self._reference, self.samples, point, norms.mean[row], f"parameters {values}"
             )
         data = self._data[row] if isinstance(self._data, tuple) else self._data
-        point = self._data_model.point(alpha, 0, self.device)
+        point = self._model.point(alpha, 0, self.device)
         return undefined_data(data, self.samples, point, yields[row], norms.mean[row])
 
     # Events one by one ------------------------------------------------------------------------------------
@@ -361,7 +341,7 @@ class UnbinnedTerm:
             yields, norms, coefficients = self._coefficients(theta, 0, workers)
             density = self._densities(data, theta, coefficients, workers)
             if not (density > 0.0).all():
-                point = self._data_model.point(theta[None, self._positions], 0, self.device)
+                point = self._model.point(theta[None, self._positions], 0, self.device)
                 raise undefined_data(data, self.samples, point, yields.value[0], norms.mean[0])
         return np.log(density)
 
@@ -372,32 +352,17 @@ class UnbinnedTerm:
         with self._workers() as workers:
             yields, norms, coefficients = self._coefficients(theta, 1, workers)
             jacobian = full_jacobian(self._positions, coefficient_jacobian(self._positions, yields, norms))[0]
-            point = self._data_model.point(theta[None, self._positions], 1, self.device)
+            point = self._model.point(theta[None, self._positions], 1, self.device)
             own, by_theta = coefficients.to(self.device), jacobian.to(self.device)
             parts = [
                 part
                 for _, part in data.each(
                     point,
-                    lambda ratios, _: log_slopes(self._data_model, ratios, own)[:, 0].T @ by_theta,
+                    lambda ratios, _: log_slopes(self._model, ratios, own)[:, 0].T @ by_theta,
                     workers,
                 )
             ]
         return torch.cat(parts) if parts else torch.zeros(0, len(self.parameters), dtype=torch.float64)
-
-    def relative_norm_errors(self) -> Array:
-        r"""Return the relative statistical errors of the samples' mean ratios over the reference, shape
-        ``(n_samples,)``: :math:`\sqrt{\sum_i w_i^2 (r_i - 1)^2} / \sum_i w_i` with shape parameters 0."""
-        alpha = torch.zeros(1, len(self._positions), dtype=torch.float64)
-        with self._workers() as workers:
-            mean = self._norms(alpha, 0, workers).mean[0].to(self.device)
-            point = self._reference.model.point(alpha, 0, self.device)
-            parts = self._reference.each(
-                point,
-                lambda ratios, weight: ((ratios.ratio[:, 0] / mean[:, None] - 1.0) * weight).square().sum(1),
-                workers,
-            )
-            total = sum((part for _, part in parts), torch.zeros(len(self.samples), dtype=torch.float64))
-        return np.asarray(total.sqrt() / self._reference.total_weight)
 
     def _one_data_set(self) -> BoundEvents:
         if isinstance(self._data, tuple):
@@ -420,7 +385,7 @@ class UnbinnedTerm:
         self, events: BoundEvents, theta: torch.Tensor, coefficients: torch.Tensor, workers: Workers
     ) -> Array:
         density, own = np.empty(len(events)), coefficients.to(self.device)
-        point = self._data_model.point(theta.detach().cpu()[None, self._positions], 0, self.device)
+        point = self._model.point(theta.detach().cpu()[None, self._positions], 0, self.device)
         for start, part in events.each(point, lambda ratios, _: mixture(ratios, own)[0], workers):
             density[start : start + len(part)] = part.numpy()
         return density
