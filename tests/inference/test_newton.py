@@ -208,3 +208,21 @@ def test_a_minimum_that_migrad_betters_is_reported(function, monkeypatch):
     checked = module._checked
     monkeypatch.setattr(module, "_checked", lambda lh, x, free: checked(lh, -x, free))
     assert sorted(fit_toys(lh, drawn, start={"a": 1.0}).lower) == [0, 1, 2]
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_toy_fits_on_a_cuda_device(shapes):
+    drawn = toys(shapes, 50, at={"mu": 0.5}, seed=11)
+    cpu, gpu = fit_toys(shapes, drawn), fit_toys(shapes.to("cuda"), drawn)
+    assert gpu.valid.all()
+    np.testing.assert_allclose(gpu.values, cpu.values, atol=1e-6)
+    np.testing.assert_allclose(gpu.fvals, cpu.fvals, rtol=1e-10)
+
+
+def test_moving_to_a_device_changes_nothing(shapes):
+    """The CPU is a device, too: the copy gives the same numbers and fits."""
+    moved = shapes.to("cpu")
+    x = shapes.inits + 0.1
+    for a, b in zip(moved.evaluate(x, 2), shapes.evaluate(x, 2), strict=True):
+        np.testing.assert_array_equal(a, b)
+    assert fit(moved).fval == fit(shapes).fval

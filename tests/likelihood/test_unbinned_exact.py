@@ -155,6 +155,25 @@ def test_what_must_not_matter(seed, monkeypatch):
         assert torch.equal(other.hessian, results[0].hessian)
 
 
+@pytest.mark.parametrize("n_ratios", [1, 2])
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+def test_kept_functions_equal_computed_ones(n_ratios, dtype, monkeypatch):
+    """Events of many spans keep their functions, piece by piece; fewer events than a span compute them."""
+    generator = np.random.default_rng(4)
+    names = [f"{side}{k}" for k in range(n_ratios) for side in "ud"]
+    columns = {name: generator.normal(0.0, 0.2, 1000).astype(dtype) for name in ["s", *names]}
+    own = Events(np.ones(1000), columns)
+    shapes = tuple(UpDownRatio(f"a{k}", f"u{k}", f"d{k}") for k in range(n_ratios))
+    sample = UnbinnedSample("s", 900.0, "s", (NormFactor("mu"),), shapes)
+    unit = Constraint("normal", 0.0, 1.0)
+    found = [Parameter("mu", 1.0, 0.0, 5.0)]
+    found += [Parameter(f"a{k}", 0.0, -5.0, 5.0, constraint=unit) for k in range(n_ratios)]
+    theta = torch.tensor([1.1, *np.linspace(0.4, -0.7, n_ratios)], dtype=torch.float64)
+    computed = UnbinnedTerm("SR", [sample], found, data=own, reference=own).evaluate(theta, 2)
+    monkeypatch.setattr("neyman.likelihood.passes._SPAN", 128)
+    close(UnbinnedTerm("SR", [sample], found, data=own, reference=own).evaluate(theta, 2), computed)
+
+
 def test_threads_of_torch_are_given_back():
     before = torch.get_num_threads()
     t = term(events(70_000, 1), events(10, 2), threads=2)

@@ -117,7 +117,7 @@ class UpDownStack:
         self._kept: list[torch.Tensor] = []
         for first in range(0, n, keep) if keep else ():
             logs = scratch.gather([*self._up, *self._down], slice(first, min(first + keep, n)))
-            self._kept.append(self._functions(logs, scratch).contiguous())
+            self._kept.append(self._functions(logs, scratch).clone(memory_format=torch.contiguous_format))
 
     def columns(self, point: Code4Point) -> list[torch.Tensor]:
         """Return the columns that `factors` needs at `point`, in its order."""
