@@ -32,6 +32,7 @@ _CLOSE = 1e-2  # an expected decrease that rounding might hide
 _FLAT = (
     1e-7  # a scaled diagonal that has to be raised by more than this has a direction of negative curvature
 )
+_SHIFTS = (_FLAT, 1e-2, 0.1, 0.5, 2.0, 10.0, 50.0)
 _LARGEST = 1e6
 _ROUNDS = 12  # of the search for the bounds that a step meets
 
@@ -120,7 +121,7 @@ def newton(
         damping[active[spoiled]] = torch.clamp(10.0 * damping[active[spoiled]], min=1e-3)
         # A damped step promises little because it is short, so it does not show convergence.
         done = (decrease < _DONE) & (damping[active] == 0.0)
-        state.converged[active] = done & (raised <= 2.0 * _FLAT)
+        state.converged[active] = done & (raised <= _FLAT)
         waiting = active[spoiled]
         keep = ~(done | spoiled)
         active, trial, decrease, rounding = active[keep], trial[keep], decrease[keep], rounding[keep]
@@ -140,7 +141,7 @@ def newton(
         )
         better |= close & flatter
         at_floor = ~better & (decrease < _FLOOR) & (damping[active] == 0.0)
-        state.converged[active[at_floor]] = raised[keep][at_floor] <= 2.0 * _FLAT
+        state.converged[active[at_floor]] = raised[keep][at_floor] <= _FLAT
         took = active[better]
         state.y[took], state.value[took] = trial[better], at.value[better]
         state.gradient[took], state.hessian[took] = at.gradient[better], at.hessian[better]
@@ -218,14 +219,12 @@ def _factor(model: torch.Tensor, moving: torch.Tensor, raised: torch.Tensor) -> 
 
     factor: torch.Tensor
     factor, info = torch.linalg.cholesky_ex(masked(slice(None)))
-    for _ in range(3):
+    for shift in _SHIFTS:
         bad = torch.nonzero(_singular(factor, info)).squeeze(1)
         if not len(bad):
             break
-        # Half as much again as the lowest eigenvalue asks for keeps the step out of an almost flat direction.
-        shift = torch.clamp(-1.5 * torch.linalg.eigvalsh(masked(bad))[:, 0], min=_FLAT)
-        model[bad] += shift[:, None, None] * identity
-        raised[bad] += shift
+        model[bad] += (shift - raised[bad]).clamp(min=0.0)[:, None, None] * identity
+        raised[bad] = raised[bad].clamp(min=shift)
         factor[bad], info[bad] = torch.linalg.cholesky_ex(masked(bad))
     return factor
 
