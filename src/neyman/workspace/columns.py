@@ -111,4 +111,6 @@ def read_columns(path: Path, names: Sequence[str]) -> dict[str, Column]:
     for start, block in file.blocks():
         for name, values in block.items():
             table[name][start : start + len(values)] = values
+    # Arrow keeps what it has read with for the next file, a few hundred megabytes of a large one.
+    pa.default_memory_pool().release_unused()
     return table
