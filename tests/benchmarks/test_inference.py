@@ -41,6 +41,8 @@ def test_fit_with_hesse(shape_model, record, seconds, show, pyhf_backend, reposi
                 ),
                 repeat=1,
             )
+        assert ours.valid
+        assert ours.fval < float(theirs[0][1]) + 1e-6
         rows.append(
             {
                 "fit": name,
@@ -76,6 +78,7 @@ def test_fit_without_hesse(shape_model, record, seconds, show, pyhf_backend):
         model = workspace.model()
         data = workspace.data(model)
         theirs = pyhf.infer.mle.fit(data, model, return_fitted_val=True)
+        assert ours.fval < float(theirs[1]) + 1e-6
         peer = seconds(lambda: pyhf.infer.mle.fit(data, model), repeat=5)
     rows = [
         {"fit": "neyman", "s": own, "ratio": peer / own, "-2 ln L": ours.fval},
@@ -96,6 +99,7 @@ def test_impacts(record, seconds, show, ttbar):
     poi = ttbar["measurements"][0]["config"]["poi"]
     best = ny.fit(likelihood)
     found = ny.impacts(likelihood, poi, best=best)
+    assert all(impact.valid for impact in found.impacts)
     own = seconds(lambda: ny.impacts(likelihood, poi, best=best), repeat=2)
     workspace = pyhf.Workspace(ttbar)
     model = workspace.model()
@@ -162,6 +166,8 @@ def test_toys(shape_model, record, seconds, show, pyhf_backend):
         for i, r in enumerate(results)
     )
     lower = [float(r[1]) - fits.fvals[i] for i, r in enumerate(results)]
+    assert fits.valid.all()
+    assert min(lower) > -1e-6
     rows = [
         {"toy fits": "neyman, 10,000", "s": own, "ms a toy": own / 10, "ratio": 200.0 * peer / own},
         {"toy fits": "pyhf numpy+minuit, from 50", "s": 200.0 * peer, "ms a toy": 20.0 * peer, "ratio": 1.0},

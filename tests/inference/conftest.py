@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Self
 
 import numpy as np
+import pyhf
 import pytest
 import torch
 from torch.autograd import functional as autograd
 
 from neyman.errors import LikelihoodError
+from neyman.inference import pyhf_optimizer
 from neyman.likelihood import Constraint, Derivatives, Likelihood, Parameter
 
 
@@ -183,3 +185,23 @@ def linear() -> tuple[Likelihood, np.ndarray]:
     lh = _gaussian(design, sigma, [1.3, 0.4, 0.8, 0.6], parameters)
     weighted = np.array(design) / np.array(sigma)[:, None]
     return lh, np.linalg.inv(weighted.T @ weighted + np.diag([0.0, 1.0, 4.0, 0.0]))
+
+
+@pytest.fixture
+def pyhf_state() -> Iterator[None]:
+    """The test starts from pyhf's own numpy backend and leaves nothing behind."""
+    before = pyhf.get_backend()
+    yield
+    assert not pyhf_optimizer._active
+    pyhf.set_backend(*before)
+    assert not isinstance(pyhf.optimizer, pyhf_optimizer.EngineOptimizer)
+
+
+@pytest.fixture
+def counting_model() -> Any:
+    return pyhf.simplemodels.uncorrelated_background([12.0, 11.0], [50.0, 52.0], [3.0, 7.0])
+
+
+@pytest.fixture
+def counting_data(counting_model: Any) -> list[float]:
+    return [71.0, 57.0, *counting_model.config.auxdata]

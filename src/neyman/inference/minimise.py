@@ -201,13 +201,10 @@ def minimise(
         [] if first.converged else [f"Newton steps from the start did not converge: EDM {first.edm:.2g}"]
     )
     tried = [first]
-    # Off the bounds, where Minuit's internal coordinates have no slope.
+    origin = first.y if first.converged else _off_bounds(cost, start, bounds)
     width = np.minimum(bounds[:, 1] - bounds[:, 0], 1.0)
-    inside = np.clip(start, bounds[:, 0] + 1e-3 * width, bounds[:, 1] - 1e-3 * width)
-    inside = start if not np.isfinite(cost.at(inside, 2).value) else inside
     attempts = (("MIGRAD", False, 0),) if first.converged else _ATTEMPTS
     for words, simplex, at_least in attempts:
-        origin = first.y if first.converged else inside
         minuit = _minuit(cost, origin, bounds, names, _first_steps(cost.at(origin, 2), width))
         minuit.tol, minuit.strategy = tolerance, max(strategy, at_least)
         with silent(minuit):
@@ -232,6 +229,15 @@ def minimise(
     return replace(
         best, messages=() if best.converged and first.converged else tuple(messages), minuit=minuit
     )
+
+
+def _off_bounds(cost: Cost, start: Array, bounds: Array) -> Array:
+    """Return `start` off the bounds, where Minuit's internal coordinates have no slope, if it is defined there."""
+    width = np.minimum(bounds[:, 1] - bounds[:, 0], 1.0)
+    inside: Array = np.clip(start, bounds[:, 0] + 1e-3 * width, bounds[:, 1] - 1e-3 * width)
+    before = cost.undefined
+    cost.at(inside, 2)
+    return inside if cost.undefined == before else start
 
 
 def _newton(cost: Cost, start: Array, bounds: Array, max_calls: int | None) -> Minimum:
