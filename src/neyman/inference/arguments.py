@@ -91,11 +91,25 @@ def within(likelihood: Likelihood, x: Array) -> Array:
     return inside
 
 
-def tangent(likelihood: Likelihood, near: FitResult, best: FitResult, i: int, value: float) -> Array:
-    r"""Return a start for the fit with parameter `i` at `value`: that of `near` moved along
-    :math:`C_{\cdot i} / C_{ii}`, the direction that the other minima follow, with the covariance of `best`."""
-    x = near.values.array.copy()
-    if best.covariance is not None and best.errors[i] > 0.0:
-        x += best.covariance.array[:, i] / best.covariance.array[i, i] * (value - x[i])
-    x[i] = value
-    return within(likelihood, x)
+def along(
+    likelihood: Likelihood, best: FitResult, columns: Sequence[int], near: Array, points: ArrayLike
+) -> Array:
+    r"""Return starts for conditional fits with the parameters `columns` at `points`, within the bounds.
+
+    The other parameters move along :math:`C_{\cdot a} C_{aa}^{-1}`, the direction that the conditional minima
+    follow, with the covariance of `best`.
+
+    Parameters
+    ----------
+    near
+        Known minima to start from, shape ``(n_points, n_parameters)``.
+    points
+        Values of the held parameters, shape ``(n_points, n_columns)``.
+    """
+    starts, at = near.copy(), list(columns)
+    if best.covariance is not None:
+        covariance = best.covariance.array
+        slopes = np.linalg.pinv(covariance[np.ix_(at, at)]) @ covariance[at]
+        starts += (np.asarray(points) - starts[:, at]) @ slopes
+    starts[:, at] = points
+    return within(likelihood, starts)

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from scipy.stats import chi2
 
 from neyman.errors import InferenceError
-from neyman.inference.arguments import Fixed, held_values, within
+from neyman.inference.arguments import Fixed, along, held_values
 from neyman.inference.batch import fit_batch
 from neyman.inference.checks import confidence_level, parameter_of_interest, positive_count
 from neyman.inference.fit import fit
@@ -159,7 +159,7 @@ class _Rays:
         """Fit at distance `t` on some rays; return the root of the rise (infinite for a failed fit) and its slope."""
         direction = self._direction[active]
         points = self._points(active, t)
-        starts = _along(self._likelihood, self._best, self._columns, self._near[active], points)
+        starts = along(self._likelihood, self._best, self._columns, self._near[active], points)
         found = fit_batch(self._likelihood, starts, self._held)
         rise = np.where(found.valid, found.fvals - self._best.fval, np.nan)
         if np.nanmin(rise, initial=0.0) < -_LOWER:
@@ -204,25 +204,3 @@ def _next(t: Array, root: Array, slope: Array, goal: float, low: Array, high: Ar
     usable = np.isfinite(root) & (slope > 0.0) & (step > low) & (step < high) & (step < 4.0 * t)
     middle = np.where(np.isfinite(high), 0.5 * (low + high), 2.0 * t)
     return np.asarray(np.minimum(np.where(usable, step, middle), limit))
-
-
-def _along(likelihood: Likelihood, best: FitResult, columns: list[int], near: Array, points: Array) -> Array:
-    r"""Return starts for conditional fits with the parameters `columns` at `points`, within the bounds.
-
-    The other parameters move along :math:`C_{\cdot a} C_{aa}^{-1}`, the direction that the conditional minima
-    follow, with the covariance of `best`.
-
-    Parameters
-    ----------
-    near
-        Known minima to start from, shape ``(n_points, n_parameters)``.
-    points
-        Values of the held parameters, shape ``(n_points, 2)``.
-    """
-    starts = near.copy()
-    if best.covariance is not None:
-        covariance = best.covariance.array
-        slopes = np.linalg.pinv(covariance[np.ix_(columns, columns)]) @ covariance[columns]
-        starts += (points - starts[:, columns]) @ slopes
-    starts[:, columns] = points
-    return np.stack([within(likelihood, start) for start in starts])

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from neyman.errors import InferenceError, LikelihoodError
-from neyman.inference.arguments import Fixed, Values, locate, starting_point, tangent
+from neyman.inference.arguments import Fixed, Values, along, locate, starting_point
 from neyman.inference.crossing import crossing
 from neyman.inference.minimise import Cost, Minimum, at_bounds, inverse_of, minimise, silent
 from neyman.inference.results import Array, FitResult, MinosError, NamedMatrix, NamedVector
@@ -193,7 +193,8 @@ def scan_point(
     all of them.
     """
     found = None
-    for start in (tangent(likelihood, near, best, i, value), near, best):
+    tangent = along(likelihood, best, [i], near.values.array[None], [[value]])[0]
+    for start in (tangent, near, best):
         try:
             found = conditional_fit(likelihood, {**held, likelihood.names[i]: value}, start=start)
         except LikelihoodError:

@@ -15,7 +15,7 @@ import torch
 
 from neyman.errors import LikelihoodError
 from neyman.likelihood.events import EventSource
-from neyman.likelihood.shapes import CompiledShape, Effect
+from neyman.likelihood.shapes import CompiledShape, Effect, UpDownColumns
 
 
 @dataclass(frozen=True)
@@ -49,26 +49,12 @@ class LinearShape:
 
 
 @dataclass(frozen=True)
-class ExponentialRatio:
-    r"""Systematic ratio from learned log-ratios `up` and `down`, interpolated by HistFactory code1:
-    :math:`\ln g(x;\alpha)` is :math:`\alpha\,u(x)` for :math:`\alpha \ge 0` and :math:`-\alpha\,d(x)` below.
+class ExponentialRatio(UpDownColumns):
+    r"""Systematic ratio by HistFactory code1: :math:`\ln g(x;\alpha)` is :math:`\alpha\,u(x)` for
+    :math:`\alpha \ge 0` and :math:`-\alpha\,d(x)` below, with the log-ratios u (up) and d (down).
 
     At the kink :math:`\alpha = 0` the slope is the mean of the two.
     """
-
-    parameter: str
-    up: str
-    down: str
-
-    @property
-    def parameters(self) -> tuple[str, ...]:
-        """Name of the nuisance parameter."""
-        return (self.parameter,)
-
-    @property
-    def columns(self) -> tuple[str, ...]:
-        """Columns of the event table that it reads."""
-        return self.up, self.down
 
     def compile(self, columns: Mapping[str, torch.Tensor]) -> CompiledShape:
         """Bind the effect to events."""

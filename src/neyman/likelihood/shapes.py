@@ -86,11 +86,8 @@ class Shape(Protocol):
 
 
 @dataclass(frozen=True)
-class UpDownRatio:
-    r"""Systematic ratio from learned up and down log-ratios ``ln p_up/p_nominal`` and ``ln p_down/p_nominal``.
-
-    :math:`g(x;\alpha)` is the HistFactory code4 factor of ``exp(up)`` and ``exp(down)``.
-    """
+class UpDownColumns:
+    """Columns with the learned log-ratios ``ln p_up/p_nominal`` and ``ln p_down/p_nominal`` of one parameter."""
 
     parameter: str
     up: str
@@ -103,8 +100,13 @@ class UpDownRatio:
 
     @property
     def columns(self) -> tuple[str, ...]:
-        """Columns of the event table that it reads."""
+        """Columns of the events that it reads."""
         return self.up, self.down
+
+
+@dataclass(frozen=True)
+class UpDownRatio(UpDownColumns):
+    r"""Systematic ratio: :math:`g(x;\alpha)` is the HistFactory code4 factor of ``exp(up)`` and ``exp(down)``."""
 
     def compile(self, columns: Columns) -> CompiledShape:
         """Bind the effect to events."""
