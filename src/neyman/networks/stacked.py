@@ -17,6 +17,7 @@ from torch import nn
 
 from neyman.errors import ConfigError
 
+Scaling = tuple[torch.Tensor, torch.Tensor]
 Activation = Literal["silu", "relu", "gelu", "tanh"]
 _ACTIVATIONS: dict[str, type[nn.Module]] = {
     "silu": nn.SiLU,
@@ -26,6 +27,58 @@ _ACTIVATIONS: dict[str, type[nn.Module]] = {
 }
 
 
+class Draws:
+    """Initial values of the parameters of M members.
+
+    Parameters
+    ----------
+    members
+        Number of members.
+    seed
+        Each member has a generator of its own made from it; without a seed the tensors have a shape and no memory
+        (the meta device), which is enough to check a file against its description.
+    """
+
+    def __init__(self, members: int, seed: int | None) -> None:
+        if members < 1:
+            raise ConfigError(f"an ensemble needs at least one member, got {members}")
+        self.members = members
+        self._generators = None
+        if seed is not None:
+            self._generators = [torch.Generator().manual_seed(seed * 1_000_003 + m) for m in range(members)]
+
+    def uniform(self, *shape: int, bound: float) -> nn.Parameter:
+        """Return ``(members, *shape)``, uniform in +-`bound`."""
+        if self._generators is None:
+            return nn.Parameter(torch.empty(self.members, *shape, device="meta"))
+        values = torch.stack([torch.rand(*shape, generator=g) for g in self._generators])
+        return nn.Parameter((2.0 * values - 1.0) * bound)
+
+    def constant(self, *shape: int, value: float) -> nn.Parameter:
+        """Return ``(members, *shape)`` filled with `value`."""
+        device = "meta" if self._generators is None else "cpu"
+        return nn.Parameter(torch.full((self.members, *shape), value, device=device))
+
+
+class Stack(nn.Module):
+    """Base of stacked networks: M members with parameters of their own, members first in every parameter.
+
+    Attributes
+    ----------
+    members, inputs, outputs
+        Sizes.
+    """
+
+    members: int
+    inputs: int
+    outputs: int
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Map ``(n, inputs)`` (all members see the same events) or ``(members, n, inputs)`` to
+        ``(members, n, outputs)``."""
+        raise NotImplementedError
+
+
 class StackedLinear(nn.Module):
     r"""Affine maps :math:`y_m = x_m W_m + b_m` of M members.
 
@@ -33,20 +86,15 @@ class StackedLinear(nn.Module):
     ----------
     inputs, outputs
         Sizes; the weight has shape ``(members, inputs, outputs)``.
-    generators
-        One generator a member; weights and biases are uniform in :math:`\pm 1/\sqrt{n_{in}}`.
+    draws
+        Initial values: weights and biases are uniform in :math:`\pm 1/\sqrt{n_{in}}`.
     """
 
-    def __init__(self, inputs: int, outputs: int, generators: Sequence[torch.Generator]) -> None:
+    def __init__(self, inputs: int, outputs: int, draws: Draws) -> None:
         super().__init__()
         bound = 1.0 / math.sqrt(inputs)
-
-        def uniform(*shape: int) -> nn.Parameter:
-            values = torch.stack([torch.rand(*shape, generator=g) for g in generators])
-            return nn.Parameter((2.0 * values - 1.0) * bound)
-
-        self.weight = uniform(inputs, outputs)
-        self.bias = uniform(1, outputs)
+        self.weight = draws.uniform(inputs, outputs, bound=bound)
+        self.bias = draws.uniform(1, outputs, bound=bound)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Map ``(members, n, inputs)`` to ``(members, n, outputs)``."""
@@ -75,14 +123,8 @@ class Standardise(nn.Module):
         return (x - self.mean) / self.scale
 
 
-class StackedMLP(nn.Module):
-    """M fully connected networks on shared or separate inputs.
-
-    Attributes
-    ----------
-    members, inputs, outputs
-        Sizes.
-    """
+class StackedMLP(Stack):
+    """M fully connected networks on shared or separate inputs."""
 
     def __init__(self, scaling: Standardise, layers: Sequence[StackedLinear], activation: str) -> None:
         super().__init__()
@@ -93,8 +135,7 @@ class StackedMLP(nn.Module):
         self.outputs = int(layers[-1].weight.shape[2])
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Map ``(n, inputs)`` (all members see the same events) or ``(members, n, inputs)`` to
-        ``(members, n, outputs)``."""
+        """Evaluate all members."""
         h = self.scaling(x)
         if h.ndim == 2:
             h = h.expand(self.members, -1, -1)
@@ -125,6 +166,7 @@ class MLP:
 
     hidden: tuple[int, ...] = (64, 64, 64)
     activation: Activation = "silu"
+    kind: Literal["mlp"] = "mlp"
 
     def __post_init__(self) -> None:
         if not self.hidden or min(self.hidden) < 1:
@@ -140,16 +182,31 @@ class MLP:
         self,
         inputs: int,
         *,
+        context: int = 0,  # noqa: ARG002: nuisance parameters are inputs like the others
         outputs: int = 1,
         members: int = 1,
-        seed: int = 0,
-        scaling: tuple[torch.Tensor, torch.Tensor] | None = None,
+        seed: int | None = 0,
+        scaling: Scaling | None = None,
     ) -> StackedMLP:
-        """Make M freshly initialised members; `scaling` is the mean and scale of the inputs."""
-        if members < 1:
-            raise ConfigError(f"an ensemble needs at least one member, got {members}")
-        generators = [torch.Generator().manual_seed(seed * 1_000_003 + member) for member in range(members)]
+        """Make M freshly initialised members.
+
+        Parameters
+        ----------
+        inputs
+            Number of inputs, nuisance parameters included.
+        context
+            How many of them, at the end, are nuisance parameters.
+        outputs
+            Number of outputs.
+        members
+            Number of members.
+        seed
+            Seed of the initial values; None for shapes alone.
+        scaling
+            Mean and scale of the inputs, each ``(inputs,)``.
+        """
+        draws = Draws(members, seed)
         widths = (inputs, *self.hidden, outputs)
-        layers = [StackedLinear(n_in, n_out, generators) for n_in, n_out in itertools.pairwise(widths)]
+        layers = [StackedLinear(n_in, n_out, draws) for n_in, n_out in itertools.pairwise(widths)]
         mean, scale = scaling or (torch.zeros(inputs), torch.ones(inputs))
         return StackedMLP(Standardise(mean, scale), layers, self.activation)
