@@ -75,6 +75,10 @@ class MissingExtraError(NeymanError):
     """An optional dependency is needed and not installed."""
 
 
+class NeymanWarning(UserWarning):
+    """The input is usable, but something about it deserves a look."""
+
+
 def nearest(name: str, options: Iterable[str], n: int = 3) -> str:
     """Return the likeliest spellings of `name` among `options`, for a message.
 

@@ -11,7 +11,7 @@ import pytest
 from neyman import Scorer
 from neyman.errors import InputError, WorkspaceError
 from neyman.events import scorer as module
-from neyman.networks import MLP, Description, Model
+from neyman.networks import MLP, Description, Model, Part
 
 
 def save(path, features=("a", "b"), parameters=(), seed=1):
@@ -20,10 +20,9 @@ def save(path, features=("a", "b"), parameters=(), seed=1):
         features=features,
         parameters=parameters,
         parameter_range=((-1.0, 1.0),) * len(parameters),
-        hidden=(8,),
-        members=3,
+        parts=(Part(network=MLP((8,)), members=3, parameters=parameters),),
     )
-    model = Model(network, description)
+    model = Model([network], description)
     model.save(path)
     return model
 

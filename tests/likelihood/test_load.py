@@ -20,7 +20,7 @@ from neyman.likelihood.loglinear import ExponentialRatio, LinearShape, Reference
 from neyman.likelihood.network import ConditionedNetwork
 from neyman.likelihood.shapes import UpDownRatio
 from neyman.likelihood.yields import NormFactor, NormSys, Polynomial
-from neyman.networks import MLP, Description, Model
+from neyman.networks import MLP, Description, Model, Part
 from neyman.workspace import validate
 
 KAPPA = {
@@ -105,13 +105,12 @@ def table(n, seed):
 def model():
     network = MLP((8, 8)).build(4, members=2, seed=4)
     return Model(
-        network,
+        [network],
         Description(
             features=("pt", "eta"),
             parameters=("tes", "ees"),
             parameter_range=((-3.0, 3.0), (-2.0, 2.0)),
-            hidden=(8, 8),
-            members=2,
+            parts=(Part(network=MLP((8, 8)), members=2, parameters=("tes", "ees")),),
         ),
     )
 
@@ -153,7 +152,7 @@ def test_every_modifier_becomes_its_factor_or_shape(make, model):
     assert bkg.shapes[:2] == (ExponentialRatio("jes", "up", "down"), UpDownRatio("jer", "up", "down"))
     assert isinstance(bkg.shapes[2], ConditionedNetwork)
     assert bkg.shapes[2].ranges == {"tes": (-3.0, 3.0), "ees": (-2.0, 2.0)}
-    assert torch.equal(bkg.shapes[2].model.network.layers[0].weight, model.network.layers[0].weight)
+    assert torch.equal(bkg.shapes[2].model.stacks[0].layers[0].weight, model.stacks[0].layers[0].weight)
     assert isinstance(sig.shapes[-1], ReferenceStatistics)
     assert sig.shapes[-1] == bkg.shapes[-1]
     assert sig.shapes[-1].log_ratios == ("sig",)

@@ -11,7 +11,7 @@ from neyman.likelihood import Constraint, Events, Likelihood, Parameter, Unbinne
 from neyman.likelihood.network import ConditionedNetwork
 from neyman.likelihood.shapes import TabulatedNetwork
 from neyman.likelihood.yields import NormFactor
-from neyman.networks import MLP, Description, Model
+from neyman.networks import MLP, Description, Model, Part
 
 FEATURES = ("pt", "eta")
 
@@ -25,14 +25,16 @@ def model(parameters=("tes", "jes"), activation="silu", members=3, seed=1, **cha
         "features": FEATURES,
         "parameters": parameters,
         "parameter_range": ((-3.0, 2.5),) * len(parameters),
-        "hidden": (24, 24),
-        "activation": activation,
-        "members": members,
     } | changes
-    network = MLP((24, 24), activation).build(
-        2 + len(parameters), members=members, seed=seed, scaling=scaling, outputs=settings.get("outputs", 1)
+    sizes = {"members": members, "outputs": settings.pop("outputs", 1)}
+    part = Part(
+        network=MLP((24, 24), activation),
+        parameters=parameters,
+        link=settings.pop("link", "identity"),
+        **sizes,
     )
-    return Model(network, Description(**settings))
+    network = part.network.build(2 + len(parameters), seed=seed, scaling=scaling, **sizes)
+    return Model([network], Description(parts=(part,), **settings))
 
 
 def features(n: int, seed: int = 3) -> torch.Tensor:
@@ -42,7 +44,7 @@ def features(n: int, seed: int = 3) -> torch.Tensor:
 def by_torch(model, x, z):
     """Value, gradient and Hessian of the mean output by reverse differentiation."""
     each = z.expand(len(x), -1).clone().requires_grad_()
-    value = model.network.double()(torch.cat([x, each], dim=-1)).mean(0)[:, 0]
+    value = model.stacks[0].double()(torch.cat([x, each], dim=-1)).mean(0)[:, 0]
     (first,) = torch.autograd.grad(value.sum(), each, create_graph=True)
     second = [torch.autograd.grad(column.sum(), each, retain_graph=True)[0] for column in first.T]
     return value.detach(), first.detach().T, torch.stack(second).permute(0, 2, 1)
@@ -80,7 +82,7 @@ def test_values_are_those_of_the_model():
     shape = ConditionedNetwork(net, ("tes", "jes"), FEATURES)
     value = shape.at(x, torch.tensor([0.5, -0.5], dtype=torch.float64), 0)[0]
     assert value.numpy() == pytest.approx(net(x.numpy(), [0.5, -0.5]), abs=1e-6)
-    assert net.network.layers[0].weight.dtype == torch.float32
+    assert net.stacks[0].layers[0].weight.dtype == torch.float32
 
 
 def test_inputs_that_are_no_parameters_stay_nominal():
@@ -212,12 +214,16 @@ def test_outside_the_trained_range():
             r"trained for 'tes' from 1 to 2, which must enclose 0",
         ),
         (
+            lambda: ConditionedNetwork(model(link="gaussian"), ("tes",), FEATURES),
+            r"one MLP whose output is the log-ratio, this model is mlp with the link 'gaussian'",
+        ),
+        (
             lambda: ConditionedNetwork(model(kind="score"), ("tes",), FEATURES),
             r"(?s)must give one log-ratio, this one gives 1 of kind 'score'.*density ratio",
         ),
         (
-            lambda: ConditionedNetwork(model(outputs=2), ("tes",), FEATURES),
-            r"this one gives 2 of kind 'log_ratio'",
+            lambda: ConditionedNetwork(model(outputs=2, kind="score"), ("tes",), FEATURES),
+            r"this one gives 2 of kind 'score'",
         ),
     ],
 )

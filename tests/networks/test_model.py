@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import save_file
 
 from neyman.errors import InputError, WorkspaceError
-from neyman.networks import MLP, Description, Model, combine, match_features
+from neyman.networks import MLP, Description, Model, Part, combine, match_features
 
 RNG = np.random.default_rng(1)
 X = RNG.normal(size=(9000, 2)).astype(np.float32)  # more than one batch
@@ -23,19 +23,19 @@ def make(**changes: Any) -> Model:
     settings: dict[str, Any] = {
         "features": ("a", "b"),
         "hidden": (6, 4),
+        "activation": "silu",
         "members": 3,
+        "outputs": 1,
         "kind": "score",
+        "parameters": (),
     } | changes
-    description = Description(**settings)
-    inputs = len(description.features) + len(description.parameters)
-    network = MLP(description.hidden, description.activation).build(
-        inputs,
-        outputs=description.outputs,
-        members=description.members,
-        seed=3,
-        scaling=(torch.full((inputs,), 0.5), torch.full((inputs,), 2.0)),
-    )
-    return Model(network, description)
+    architecture = MLP(settings.pop("hidden"), settings.pop("activation"))
+    sizes = {"members": settings.pop("members"), "outputs": settings.pop("outputs")}
+    inputs = len(settings["features"]) + len(settings["parameters"])
+    scaling = (torch.full((inputs,), 0.5), torch.full((inputs,), 2.0))
+    network = architecture.build(inputs, **sizes, seed=3, scaling=scaling)
+    part = Part(network=architecture, parameters=settings["parameters"], **sizes)
+    return Model([network], Description(parts=(part,), **settings))
 
 
 def conditioned() -> Model:
@@ -115,7 +115,7 @@ def broken(path: Path, tensors: dict[str, torch.Tensor], metadata: dict[str, str
 
 
 def state(model: Model) -> dict[str, torch.Tensor]:
-    return {name: tensor.clone() for name, tensor in model.network.state_dict().items()}
+    return {f"parts.0.{name}": tensor.clone() for name, tensor in model.stacks[0].state_dict().items()}
 
 
 def test_files_that_are_no_model(tmp_path: Path) -> None:
@@ -138,14 +138,20 @@ def test_missing_and_broken_descriptions(tmp_path: Path) -> None:
         with pytest.raises(WorkspaceError, match="carries no neyman description"):
             Model.load(broken(tmp_path / "m.safetensors", tensors, metadata))
     good = json.loads(make().description.model_dump_json())
+    part = good["parts"][0]
     for text in (
         "{",
         "[]",
         "[" * 100_000,
-        json.dumps({**good, "format": "neyman-model-2"}),
+        json.dumps({**good, "format": "neyman-model-1"}),
         json.dumps({**good, "code": "import os"}),
-        json.dumps({**good, "activation": "os.system"}),
-        json.dumps({**good, "members": 0}),
+        json.dumps({**good, "parts": []}),
+        json.dumps({**good, "parts": [{**part, "members": 0}]}),
+        json.dumps({**good, "parts": [{**part, "link": "pickle"}]}),
+        json.dumps({**good, "parts": [{**part, "parameters": ["z"]}]}),
+        json.dumps({**good, "parts": [{**part, "network": {**part["network"], "activation": "os.system"}}]}),
+        json.dumps({**good, "parts": [{**part, "network": {**part["network"], "kind": "lambda"}}]}),
+        json.dumps({**good, "parts": [part, {**part, "members": 2}]}),
         json.dumps({**good, "features": []}),
         json.dumps({**good, "parameters": ["z"]}),
         json.dumps({**good, "parameter_range": [[-1.0, 1.0]]}),
@@ -155,18 +161,22 @@ def test_missing_and_broken_descriptions(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "where"),
+    ("features", "part", "where"),
     [
-        ({"features": ("a", "b", "c")}, "layers.0.weight"),
-        ({"hidden": (6, 5)}, "layers.1.bias"),
-        ({"hidden": (6,)}, "layers.1.bias"),
-        ({"members": 10_000}, "layers.0.bias"),
-        ({"hidden": (1_000_000_000, 4)}, "layers.0.bias"),  # must not ask for the memory
-        ({"outputs": 2}, "layers.2.bias"),
+        (("a", "b", "c"), {}, "layers.0.weight"),
+        (("a", "b"), {"network": MLP((6, 5))}, "layers.1.bias"),
+        (("a", "b"), {"network": MLP((6,))}, "layers.1.bias"),
+        (("a", "b"), {"members": 10_000}, "layers.0.bias"),
+        (("a", "b"), {"network": MLP((1_000_000_000, 4))}, "layers.0.bias"),  # must not ask for the memory
+        (("a", "b"), {"outputs": 2}, "layers.2.bias"),
     ],
 )
-def test_tensors_that_do_not_fit_the_description(change: dict[str, Any], where: str, tmp_path: Path) -> None:
-    text = make().description.model_copy(update=change).model_dump_json()
+def test_tensors_that_do_not_fit_the_description(
+    features: tuple[str, ...], part: dict[str, Any], where: str, tmp_path: Path
+) -> None:
+    description = make().description
+    changed = description.parts[0].model_copy(update=part)
+    text = description.model_copy(update={"features": features, "parts": (changed,)}).model_dump_json()
     with pytest.raises(WorkspaceError, match=rf"do not fit its description\n.*{where}"):
         Model.load(broken(tmp_path / "m.safetensors", state(make()), {"neyman": text}))
 
@@ -174,16 +184,18 @@ def test_tensors_that_do_not_fit_the_description(change: dict[str, Any], where: 
 def test_missing_and_foreign_tensors(tmp_path: Path) -> None:
     text = {"neyman": make().description.model_dump_json()}
     tensors = state(make())
-    del tensors["layers.1.bias"]
+    del tensors["parts.0.layers.1.bias"]
     with pytest.raises(WorkspaceError, match=r"layers\.1\.bias is missing"):
         Model.load(broken(tmp_path / "m.safetensors", tensors, text))
     with pytest.raises(WorkspaceError, match=r"layers\.9\.bias: not present"):
-        Model.load(broken(tmp_path / "m.safetensors", state(make()) | {"layers.9.bias": torch.ones(1)}, text))
+        Model.load(
+            broken(tmp_path / "m.safetensors", state(make()) | {"parts.0.layers.9.bias": torch.ones(1)}, text)
+        )
 
 
 def test_non_finite_tensors_do_not_pass_in_silence(tmp_path: Path) -> None:
     tensors = state(make())
-    tensors["layers.2.bias"][1] = torch.nan
+    tensors["parts.0.layers.2.bias"][1] = torch.nan
     loaded = Model.load(
         broken(tmp_path / "m.safetensors", tensors, {"neyman": make().description.model_dump_json()})
     )

@@ -13,7 +13,7 @@ from scipy.interpolate import BarycentricInterpolator
 
 import neyman as ny
 from neyman.errors import TrainingError, WorkspaceError
-from neyman.networks import MLP, Description, Model
+from neyman.networks import MLP, Description, Model, Part
 from neyman.ratios import ProcessRatios, RatioTable, tabulate
 from neyman.ratios.process import lobatto
 
@@ -26,11 +26,16 @@ EVENTS = ny.EventTable(
 
 
 def model(parameters: tuple[str, ...] = (), seed: int = 1, **changes: Any) -> Model:
-    settings: dict[str, Any] = {"features": ("a", "b"), "hidden": (16, 16), "members": 2} | changes
-    n = len(parameters)
-    description = Description(parameters=parameters, parameter_range=((-3.0, 3.0),) * n, **settings)
-    network = MLP(description.hidden, description.activation).build(2 + n, members=2, seed=seed)
-    return Model(network, description)
+    settings: dict[str, Any] = {
+        "features": ("a", "b"),
+        "hidden": (16, 16),
+        "activation": "silu",
+        "parameter_range": ((-3.0, 3.0),) * len(parameters),
+    } | changes
+    architecture = MLP(settings.pop("hidden"), settings.pop("activation"))
+    part = Part(network=architecture, members=2, parameters=parameters)
+    network = architecture.build(2 + len(parameters), members=2, seed=seed)
+    return Model([network], Description(parameters=parameters, parts=(part,), **settings))
 
 
 @pytest.mark.parametrize(("low", "high", "n"), [(-2.0, 2.0, 5), (-3.0, 1.0, 9)])

@@ -72,7 +72,7 @@ def test_score_and_contents_agree_with_the_exported_histograms(sannt: SANNT) -> 
         held_out=True
     )
     exported = sannt.trained.histograms
-    network, edges = sannt.model.network, torch.from_numpy(sannt.edges)
+    network, edges = sannt.model.stacks[0], torch.from_numpy(sannt.edges)
     for name in ("signal", "background"):
         x, weight = out.nominal(name)
         table = ny.EventTable(("x1", "x2"), x, weight)

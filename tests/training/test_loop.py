@@ -10,7 +10,7 @@ import torch
 
 from neyman.errors import ConfigError, TrainingError
 from neyman.networks import MLP, StackedMLP
-from neyman.training import Settings, train
+from neyman.training import Objective, Settings, train
 
 X = torch.linspace(-1.0, 1.0, 64)[:, None]
 
@@ -19,7 +19,7 @@ def net(members: int = 1, seed: int = 0) -> StackedMLP:
     return MLP((8,)).build(1, members=members, seed=seed)
 
 
-class Regression:
+class Regression(Objective):
     """Least squares to a parabola; the held-out loss follows a script, a number an evaluation and member."""
 
     def __init__(self, script: list[list[float]] | None = None) -> None:

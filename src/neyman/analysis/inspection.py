@@ -126,7 +126,7 @@ def _models(paths: Sequence[Path]) -> Inspection:
                 "model": path.name.removesuffix(".safetensors"),
                 "output": d.kind,
                 "members": d.members,
-                "hidden": " x ".join(map(str, d.hidden)),
+                "networks": " + ".join(part.network.kind for part in d.parts),
                 "nuisance inputs": ", ".join(d.parameters) or "none",
                 "features": ", ".join(d.features),
                 "notes": "; ".join(f"{k}: {v}" for k, v in d.notes.items()),

@@ -17,7 +17,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from neyman.errors import InputError, WorkspaceError, nearest
 from neyman.files import sha256
-from neyman.networks import Aggregate, Model, combine, match_features
+from neyman.networks import Aggregate, Model, match_features
 
 Array = NDArray[np.float32]
 _CACHE: dict[str, Model] = {}
@@ -32,7 +32,7 @@ class Scorer:
     models
         Model files by the name of their output.
     aggregate
-        How the members of an ensemble are combined.
+        How the members of an ensemble are combined; as each model's file says if not given.
     digests
         Expected SHA-256 of the files; taken from the files when not given.
 
@@ -53,20 +53,20 @@ class Scorer:
         self,
         models: Mapping[str, str | os.PathLike[str]],
         *,
-        aggregate: Aggregate = "mean",
+        aggregate: Aggregate | None = None,
         digests: Mapping[str, str] | None = None,
     ) -> None:
         if not models:
             raise WorkspaceError("a scorer needs at least one model file")
         self.paths = {name: str(Path(path).resolve()) for name, path in models.items()}
-        self.aggregate: Aggregate = aggregate
+        self.aggregate: Aggregate | None = aggregate
         for name, path in self.paths.items():
             if not Path(path).is_file():
                 raise WorkspaceError(f"the file of model {name!r} does not exist", where=path)
         self.digests = dict(digests or {name: sha256(path) for name, path in self.paths.items()})
 
     @classmethod
-    def load(cls, path: str | os.PathLike[str], *, aggregate: Aggregate = "mean") -> Scorer:
+    def load(cls, path: str | os.PathLike[str], *, aggregate: Aggregate | None = None) -> Scorer:
         """Read a model file, or all ``*.safetensors`` files of a folder (outputs named after the files)."""
         place = Path(path)
         files = [place] if place.is_file() else sorted(place.glob("*.safetensors"))
@@ -128,15 +128,7 @@ class Scorer:
         if len(x) == 0:
             return np.zeros(0, dtype=np.float32)
         values = [z.get(name, 0.0) for name in model.parameters]
-        for name, value, (low, high) in zip(
-            model.parameters, values, model.description.parameter_range, strict=True
-        ):
-            if not low <= value <= high:
-                raise InputError(
-                    f"nuisance parameter {name!r} = {value:g} is outside the range in which the model was trained",
-                    expected=f"{low:g} to {high:g}",
-                )
-        return combine(model.members(x, values or None), self.aggregate)
+        return model(x, values or None, aggregate=self.aggregate)
 
     def _model(self, name: str) -> Model:
         digest = self.digests[name]

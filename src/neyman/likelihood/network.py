@@ -19,7 +19,7 @@ import torch
 
 from neyman.errors import LikelihoodError, nearest
 from neyman.likelihood.shapes import CompiledShape, Effect
-from neyman.networks import Model, StackedLinear, StackedMLP
+from neyman.networks import MLP, Model, StackedLinear, StackedMLP
 from neyman.networks.stacked import Activation
 
 Three: TypeAlias = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
@@ -61,6 +61,13 @@ class ConditionedNetwork:
 
     def __post_init__(self) -> None:
         description = self.model.description
+        parts = description.parts
+        if len(parts) > 1 or not isinstance(parts[0].network, MLP) or parts[0].link != "identity":
+            raise LikelihoodError(
+                f"a conditioned network is one MLP whose output is the log-ratio, this model is "
+                f"{' + '.join(part.network.kind for part in parts)} with the link {parts[0].link!r}",
+                fix="tabulate it over one nuisance parameter, or learn up/down ratios",
+            )
         if description.kind != "log_ratio" or description.outputs != 1:
             raise LikelihoodError(
                 f"a conditioned network must give one log-ratio, this one gives {description.outputs} of kind "
@@ -99,6 +106,14 @@ class ConditionedNetwork:
     def _trained(self) -> dict[str, tuple[float, float]]:
         return dict(zip(self.model.parameters, self.model.description.parameter_range, strict=True))
 
+    @property
+    def _architecture(self) -> MLP:
+        return cast(MLP, self.model.description.parts[0].network)
+
+    @property
+    def _stack(self) -> StackedMLP:
+        return cast(StackedMLP, self.model.stacks[0])
+
     @cached_property
     def _copies(self) -> dict[torch.device, StackedMLP]:
         return {}
@@ -106,7 +121,7 @@ class ConditionedNetwork:
     def _network(self, device: torch.device) -> StackedMLP:
         """The network in float64 on a device."""
         if device not in self._copies:
-            network = copy.deepcopy(self.model.network).double().requires_grad_(False)
+            network = copy.deepcopy(self._stack).double().requires_grad_(False)
             self._copies[device] = network.to(device)
         return self._copies[device]
 
@@ -148,7 +163,7 @@ class ConditionedNetwork:
         z = alpha.to(x) @ directions
         p = len(inputs)
         size = max(1, _ROWS // (network.members * (1, 1 + p, 1 + p + p * p)[order]))
-        activate = _ACTIVATIONS[self.model.description.activation]
+        activate = _ACTIVATIONS[self._architecture.activation]
         parts = [
             _derivatives(network, activate, batch, z, directions, order) for batch in torch.split(x, size)
         ]

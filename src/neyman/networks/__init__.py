@@ -1,20 +1,35 @@
 """Networks: architectures as frozen descriptions, stacks of members, and the model file.
 
 * `MLP` describes a fully connected network; ``build`` makes a stack of M members.
-* `Model` is a trained stack with its feature list; it saves to and loads from one safetensors file.
+* `Model` is a signed sum of trained stacks with its feature list; it saves to and loads from one safetensors file.
 """
 
-from neyman.networks.model import Aggregate, Description, Model, combine, match_features
-from neyman.networks.stacked import MLP, StackedLinear, StackedMLP, Standardise
+from neyman.networks.architecture import Architecture
+from neyman.networks.calibration import Calibration
+from neyman.networks.description import Description, Part
+from neyman.networks.ensemble import Aggregate, combine
+from neyman.networks.flow import NSF, StackedFlow
+from neyman.networks.model import Model, match_features
+from neyman.networks.scaling import Scaling, column_scaling
+from neyman.networks.stacked import MLP, Draws, Stack, StackedLinear, StackedMLP, Standardise
 
 __all__ = [
     "MLP",
+    "NSF",
     "Aggregate",
+    "Architecture",
+    "Calibration",
     "Description",
+    "Draws",
     "Model",
+    "Part",
+    "Scaling",
+    "Stack",
+    "StackedFlow",
     "StackedLinear",
     "StackedMLP",
     "Standardise",
+    "column_scaling",
     "combine",
     "match_features",
 ]

@@ -1,16 +1,14 @@
-"""`Architecture`: what every description of a network has in common, and the scaling of its inputs."""
+"""`Architecture`: what every description of a network has in common."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Any, Protocol
 
-import numpy as np
-import torch
 from numpy.typing import NDArray
 
-from neyman.errors import TrainingError
-from neyman.networks.stacked import Scaling, Stack
+from neyman.networks.scaling import Scaling
+from neyman.networks.stacked import Stack
 
 
 class Architecture(Protocol):
@@ -37,22 +35,3 @@ class Architecture(Protocol):
 
     def scaling(self, x: NDArray[Any], names: Sequence[str]) -> Scaling:
         """Return mean and scale of the inputs `x`, ``(n_events, n_features)``, each ``(n_features,)``."""
-
-
-def column_scaling(x: NDArray[Any], names: Sequence[str]) -> Scaling:
-    """Return mean and standard deviation of each column, each ``(n_features,)``.
-
-    Raises
-    ------
-    TrainingError
-        When a feature is constant.
-    """
-    columns = x.astype(np.float64)
-    mean, scale = columns.mean(axis=0), columns.std(axis=0)
-    for name, value, spread in zip(names, mean, scale, strict=True):
-        if not spread > 1e-7 * max(1.0, abs(value)):
-            raise TrainingError(
-                f"feature {name!r} is constant ({value:g}) in the training events",
-                fix="remove it from the features",
-            )
-    return torch.from_numpy(mean), torch.from_numpy(scale)

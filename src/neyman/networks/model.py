@@ -1,87 +1,54 @@
-"""`Model`: a trained stack of networks with everything needed to evaluate it, in one safetensors file.
+"""`Model`: trained stacks of networks with everything needed to evaluate them, in one safetensors file.
 
-The file holds the tensors and, in its header, a JSON description (architecture, features, nuisance-parameter
-inputs, link of the output). Loading it builds the network from the description and never runs code.
+The file holds the tensors and, in its header, a JSON description (architectures, features, nuisance-parameter
+inputs, links of the outputs). Loading it builds the networks from the description and never runs code.
 """
 
 from __future__ import annotations
 
-import itertools
 import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import ValidationError
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from neyman.errors import InputError, WorkspaceError, nearest
+from neyman.errors import InputError, NeymanError, WorkspaceError, nearest
 from neyman.files import atomic
-from neyman.networks.stacked import MLP, Activation, StackedMLP
+from neyman.networks import links
+from neyman.networks.description import Description
+from neyman.networks.ensemble import Aggregate, combine
+from neyman.networks.stacked import Stack
 
 Array = NDArray[np.float32]
-Aggregate = Literal["mean", "median", "truncated_mean"]
 _BATCH = 1 << 13  # batches that stay in the processor's cache are about twice as fast as large ones
-
-
-class Description(BaseModel):
-    """What a model file says about itself.
-
-    Attributes
-    ----------
-    features
-        Names of the event features, in order.
-    parameters
-        Nuisance-parameter inputs that follow the features.
-    parameter_range
-        Trained range of each nuisance parameter.
-    hidden, activation, members, outputs
-        Architecture.
-    kind
-        ``log_ratio``: the output is the log-ratio of two densities; ``score``: any other network output.
-    notes
-        Free text such as the names of the two densities.
-    """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    format: Literal["neyman-model-1"] = "neyman-model-1"
-    features: tuple[str, ...] = Field(min_length=1, max_length=10_000)
-    parameters: tuple[str, ...] = ()
-    parameter_range: tuple[tuple[float, float], ...] = ()
-    hidden: tuple[int, ...] = Field(min_length=1, max_length=100)
-    activation: Activation = "silu"
-    members: int = Field(ge=1, le=10_000)
-    outputs: int = Field(default=1, ge=1, le=10_000)
-    kind: Literal["log_ratio", "score"] = "log_ratio"
-    notes: dict[str, str] = Field(default_factory=dict)
-
-    @model_validator(mode="after")
-    def _one_range_each(self) -> Description:
-        if len(self.parameter_range) != len(self.parameters):
-            raise ValueError(f"{len(self.parameters)} parameters but {len(self.parameter_range)} ranges")
-        return self
+_SLACK = 1e-4  # of the trained range: values at its ends are stored as float32
 
 
 class Model:
-    """A trained stack of networks.
+    r"""A signed sum of trained stacks of networks, :math:`\sum_k s_k\, \ell_k(x, z)`.
+
+    One stack is a classifier or any other network. A direct likelihood estimator is the flow of the numerator
+    minus the flow of the reference; a hybrid has a classifier on top.
 
     Parameters
     ----------
-    network
-        The stack.
+    stacks
+        One for each part of the description.
     description
-        What it takes and gives.
+        What they take and give.
     """
 
-    def __init__(self, network: StackedMLP, description: Description) -> None:
-        self.network = network.eval()
+    def __init__(self, stacks: Sequence[Stack], description: Description) -> None:
+        self.stacks = tuple(stack.eval() for stack in stacks)
         self.description = description
+        if len(self.stacks) != len(description.parts):
+            raise InputError(f"{len(self.stacks)} stacks for {len(description.parts)} parts of a model")
 
     @property
     def features(self) -> tuple[str, ...]:
@@ -92,6 +59,17 @@ class Model:
     def parameters(self) -> tuple[str, ...]:
         """Names of the nuisance-parameter inputs, in order."""
         return self.description.parameters
+
+    @property
+    def device(self) -> torch.device:
+        """Where the networks are."""
+        return next(self.stacks[0].parameters()).device
+
+    def to(self, device: torch.device | str) -> Model:
+        """Move the networks to a device, in place; inputs and outputs stay on the CPU."""
+        for stack in self.stacks:
+            stack.to(device)
+        return self
 
     def members(self, x: ArrayLike, z: ArrayLike | None = None) -> Array:
         """Evaluate every member.
@@ -111,11 +89,12 @@ class Model:
         Raises
         ------
         InputError
-            When a shape is wrong or the output of an event is not finite.
+            When a shape is wrong, a nuisance parameter is outside the trained range, or the output of an event is
+            not finite.
         """
         inputs = self._inputs(x, z)
         with torch.inference_mode():
-            parts = [self.network(batch) for batch in torch.split(inputs, _BATCH)]
+            parts = [self.evaluate(batch.to(self.device)).cpu() for batch in torch.split(inputs, _BATCH)]
         n_out = self.description.outputs
         out = torch.cat(parts, dim=1) if parts else torch.zeros(self.description.members, 0, n_out)
         if not bool(torch.isfinite(out).all()):
@@ -127,9 +106,55 @@ class Model:
             )
         return (out[..., 0] if n_out == 1 else out).numpy()
 
-    def __call__(self, x: ArrayLike, z: ArrayLike | None = None, *, aggregate: Aggregate = "mean") -> Array:
-        """Evaluate the ensemble: members aggregated by `aggregate`, shape ``(n_events,)``."""
-        return combine(self.members(x, z), aggregate)
+    def evaluate(self, inputs: torch.Tensor) -> torch.Tensor:
+        """Evaluate features followed by all nuisance parameters, ``(n, n_features + n_parameters)``, as
+        ``(n_members, n, n_outputs)``; differentiable."""
+        n = len(self.features)
+        total: torch.Tensor | None = None
+        for part, stack in zip(self.description.parts, self.stacks, strict=True):
+            if part.parameters == self.parameters:
+                own = inputs
+            else:
+                columns = [n + self.parameters.index(name) for name in part.parameters]
+                own = inputs[:, [*range(n), *columns]]
+            value = part.sign * links.log_ratio(part.link, stack(own))
+            total = value if total is None else total + value
+        return total if total is not None else inputs.new_zeros(0)
+
+    def __call__(
+        self, x: ArrayLike, z: ArrayLike | None = None, *, aggregate: Aggregate | None = None
+    ) -> Array:
+        """Evaluate the ensemble: members aggregated, then calibrated if the model is, shape ``(n_events,)``.
+
+        Parameters
+        ----------
+        x, z
+            As in :meth:`members`.
+        aggregate
+            How members are combined; as the description says if not given.
+
+        Raises
+        ------
+        InputError
+            As :meth:`members`, or for another aggregate than that of the calibration.
+        """
+        return self.aggregated(self.members(x, z), aggregate)
+
+    def aggregated(self, members: Array, aggregate: Aggregate | None = None) -> Array:
+        """Combine and calibrate the output of :meth:`members`."""
+        own, calibration = self.description.aggregate, self.description.calibration
+        if calibration is None:
+            return combine(members, aggregate or own)
+        if aggregate not in (None, own):
+            raise InputError(
+                f"this model was calibrated for the {own} of its members, not for {aggregate}",
+                fix="calibrate again after choosing the aggregate",
+            )
+        return np.asarray(calibration(combine(members, own)), dtype=np.float32)
+
+    def replace(self, **changes: object) -> Model:
+        """Return the same networks with changes of the description, such as another aggregate."""
+        return Model(self.stacks, self.description.model_copy(update=changes))
 
     def _inputs(self, x: ArrayLike, z: ArrayLike | None) -> torch.Tensor:
         events = np.asarray(x, dtype=np.float32)
@@ -156,14 +181,35 @@ class Model:
                 f"nuisance parameters have shape {np.shape(z)}",
                 expected=f"({n_parameters},) or ({len(events)}, {n_parameters}) for {', '.join(self.parameters)}",
             )
+        self._check_range(values)
         return torch.from_numpy(np.concatenate([events, values], axis=1))
+
+    def _check_range(self, z: Array) -> None:
+        if len(z) == 0:
+            return
+        for name, (low, high), column in zip(
+            self.parameters, self.description.parameter_range, z.T, strict=True
+        ):
+            slack = _SLACK * (high - low)
+            for value in (column.min(), column.max()):
+                if not low - slack <= value <= high + slack:
+                    raise InputError(
+                        f"nuisance parameter {name!r} = {value:g} is outside the range in which the model was "
+                        "trained",
+                        expected=f"{low:g} to {high:g}",
+                        fix="stay inside, or train over a wider range",
+                    )
 
     # Files ------------------------------------------------------------------------------------------------
 
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Write the model to one ``.safetensors`` file, atomically."""
         file = Path(path)
-        tensors = {name: tensor.detach().contiguous() for name, tensor in self.network.state_dict().items()}
+        tensors = {
+            f"parts.{k}.{name}": tensor.detach().cpu().contiguous()
+            for k, stack in enumerate(self.stacks)
+            for name, tensor in stack.state_dict().items()
+        }
         with atomic(file) as part:
             save_file(tensors, part, metadata={"neyman": self.description.model_dump_json()})
         return file
@@ -190,27 +236,25 @@ class Model:
             )
         try:
             description = Description.model_validate(json.loads(text))
-        except (ValidationError, ValueError, RecursionError) as error:
+            # Shapes first: a description must not ask for more memory than the file holds.
+            stacks = [part.build(len(description.features), seed=None) for part in description.parts]
+        except (ValidationError, ValueError, RecursionError, NeymanError) as error:
             raise WorkspaceError(f"{file.name} has a broken description: {error}", where=str(file)) from error
-        _check_shapes(description, tensors, file)
-        network = MLP(description.hidden, description.activation).build(
-            len(description.features) + len(description.parameters),
-            outputs=description.outputs,
-            members=description.members,
-        )
-        network.load_state_dict(tensors)
-        return cls(network, description)
+        _check_shapes(stacks, tensors, file)
+        for k, stack in enumerate(stacks):
+            prefix = f"parts.{k}."
+            own = {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
+            stack.load_state_dict(own, assign=True)
+        return cls(stacks, description)
 
 
-def _check_shapes(description: Description, tensors: dict[str, torch.Tensor], file: Path) -> None:
-    # Before the network is built: a description must not ask for more memory than the file holds.
-    inputs = len(description.features) + len(description.parameters)
-    widths = (inputs, *description.hidden, description.outputs)
-    expected: dict[str, tuple[int, ...]] = {"scaling.mean": (inputs,), "scaling.scale": (inputs,)}
-    for i, (n_in, n_out) in enumerate(itertools.pairwise(widths)):
-        expected[f"layers.{i}.weight"] = (description.members, n_in, n_out)
-        expected[f"layers.{i}.bias"] = (description.members, 1, n_out)
-    found = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+def _check_shapes(stacks: Sequence[Stack], tensors: dict[str, torch.Tensor], file: Path) -> None:
+    expected = {
+        f"parts.{k}.{name}": f"{tensor.dtype} {tuple(tensor.shape)}"
+        for k, stack in enumerate(stacks)
+        for name, tensor in stack.state_dict().items()
+    }
+    found = {name: f"{tensor.dtype} {tuple(tensor.shape)}" for name, tensor in tensors.items()}
     if found != expected:
         odd = sorted(name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name))
         raise WorkspaceError(
@@ -218,20 +262,6 @@ def _check_shapes(description: Description, tensors: dict[str, torch.Tensor], fi
             where=f"{file}: {odd[0]} is {found.get(odd[0], 'missing')}",
             expected=f"{odd[0]}: {expected.get(odd[0], 'not present')}",
         )
-
-
-def combine(members: Array, aggregate: Aggregate = "mean") -> Array:
-    """Aggregate the first axis: ``mean``, ``median``, or ``truncated_mean`` (lowest and highest dropped)."""
-    if aggregate == "mean":
-        return np.asarray(members.mean(axis=0, dtype=np.float64), dtype=np.float32)
-    if aggregate == "median":
-        return np.asarray(np.median(members, axis=0), dtype=np.float32)
-    if aggregate == "truncated_mean":
-        if len(members) < 3:
-            raise InputError(f"a truncated mean needs at least 3 members, got {len(members)}")
-        ordered = np.sort(members, axis=0)[1:-1]
-        return np.asarray(ordered.mean(axis=0, dtype=np.float64), dtype=np.float32)
-    raise InputError(f"unknown aggregate {aggregate!r}", expected="mean, median or truncated_mean")
 
 
 def match_features(wanted: Sequence[str], available: Sequence[str], where: str) -> None:

@@ -10,14 +10,15 @@ import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
+from numpy.typing import NDArray
 from torch import nn
 
 from neyman.errors import ConfigError
+from neyman.networks.scaling import Scaling, column_scaling
 
-Scaling = tuple[torch.Tensor, torch.Tensor]
 Activation = Literal["silu", "relu", "gelu", "tanh"]
 _ACTIVATIONS: dict[str, type[nn.Module]] = {
     "silu": nn.SiLU,
@@ -182,7 +183,7 @@ class MLP:
         self,
         inputs: int,
         *,
-        context: int = 0,  # noqa: ARG002: nuisance parameters are inputs like the others
+        context: int = 0,  # noqa: ARG002
         outputs: int = 1,
         members: int = 1,
         seed: int | None = 0,
@@ -210,3 +211,7 @@ class MLP:
         layers = [StackedLinear(n_in, n_out, draws) for n_in, n_out in itertools.pairwise(widths)]
         mean, scale = scaling or (torch.zeros(inputs), torch.ones(inputs))
         return StackedMLP(Standardise(mean, scale), layers, self.activation)
+
+    def scaling(self, x: NDArray[Any], names: Sequence[str]) -> Scaling:
+        """Return mean and standard deviation of each input."""
+        return column_scaling(x, names)

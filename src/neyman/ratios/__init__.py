@@ -5,7 +5,8 @@
 * `tabulate` chooses the nodes at which a network conditioned on a nuisance parameter is tabulated.
 """
 
-from neyman.ratios.lre import LRE, Ratio
+from neyman.ratios.lre import LRE
 from neyman.ratios.process import ProcessRatios, RatioTable, tabulate
+from neyman.ratios.ratio import Ratio
 
 __all__ = ["LRE", "ProcessRatios", "Ratio", "RatioTable", "tabulate"]

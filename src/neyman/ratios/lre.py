@@ -3,66 +3,28 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-import torch
-from numpy.typing import ArrayLike, NDArray
 
 from neyman.errors import TrainingError, nearest
 from neyman.events import EventTable
-from neyman.networks import MLP, Aggregate, Description, Model, combine
-from neyman.training import (
-    BCE,
-    History,
-    Loss,
-    PairObjective,
-    Sample,
-    Settings,
-    held_out,
-    input_scaling,
-    train,
+from neyman.files import digest
+from neyman.networks import MLP, Architecture, Description, Model, Part, Stack
+from neyman.ratios.preparation import (
+    bootstrapped,
+    check_features,
+    check_weights,
+    columns,
+    fingerprint,
+    parameter_scaling,
+    sample,
+    split,
 )
-
-Array = NDArray[np.float32]
-
-
-@dataclass(frozen=True)
-class Ratio:
-    """A trained density ratio: an ensemble and how its training went.
-
-    Parameters
-    ----------
-    model
-        The ensemble; its output is ``ln p(x|z)/q(x)``.
-    history
-        Losses during training.
-    """
-
-    model: Model
-    history: History = field(default_factory=History)
-
-    def members(self, events: EventTable | ArrayLike, z: ArrayLike | None = None) -> Array:
-        """Return every member's log-ratio, shape ``(n_members, n_events)``."""
-        x = events.with_features(self.model.features).x if isinstance(events, EventTable) else events
-        return self.model.members(x, z)
-
-    def log_ratio(
-        self, events: EventTable | ArrayLike, z: ArrayLike | None = None, *, aggregate: Aggregate = "mean"
-    ) -> Array:
-        """Return the ensemble's log-ratio, shape ``(n_events,)``; `z` as in :meth:`neyman.networks.Model.members`."""
-        return combine(self.members(events, z), aggregate)
-
-    def save(self, path: str | os.PathLike[str]) -> Path:
-        """Write the ensemble to one safetensors file."""
-        return self.model.save(path)
-
-    @classmethod
-    def load(cls, path: str | os.PathLike[str]) -> Ratio:
-        """Read an ensemble; the history of its training is not part of the file."""
-        return cls(Model.load(path))
+from neyman.ratios.ratio import Ratio
+from neyman.training import BCE, Checkpoint, Loss, PairObjective, Settings, train
 
 
 @dataclass(frozen=True)
@@ -72,7 +34,7 @@ class LRE:
     The minimum of the loss is :math:`\ln p(x|z)/q(x)`. Numerator events carry their own nuisance parameters z,
     drawn from any density over the range of use and beyond; denominator events without z take the z of the
     numerator events of the same batch, so that the density of z cancels (arXiv:2503.07962, section III).
-    It cancels only when the mean numerator weight does not depend on z.
+    It cancels only when the mean numerator weight does not depend on z; a warning says when it does.
 
     Parameters
     ----------
@@ -81,9 +43,13 @@ class LRE:
     loss
         Loss and link.
     ensemble
-        Number of members, trained in one pass.
+        Number of members, trained in one pass. Each has its own initial weights, batch order and best state, and
+        is the same network as if it were trained alone.
     settings
-        Steps, rates, and the held-out fraction.
+        Steps, optimizer, rates, and the held-out fraction.
+    bootstrap
+        Whether every member sees the training events with Poisson(1) bootstrap weights of its own: the spread of the
+        members then contains the fluctuation of the training sample.
 
     Examples
     --------
@@ -96,10 +62,11 @@ class LRE:
     True
     """
 
-    network: MLP = field(default_factory=MLP)
+    network: Architecture = field(default_factory=MLP)
     loss: Loss = field(default_factory=BCE)
     ensemble: int = 1
     settings: Settings = field(default_factory=Settings)
+    bootstrap: bool = False
 
     def fit(
         self,
@@ -108,6 +75,9 @@ class LRE:
         *,
         parameters: tuple[str, ...] = (),
         seed: int,
+        start: Ratio | None = None,
+        freeze: Sequence[str] = (),
+        checkpoint: str | os.PathLike[str] | None = None,
         notes: dict[str, str] | None = None,
         progress: Callable[[int], None] | None = None,
     ) -> Ratio:
@@ -123,6 +93,13 @@ class LRE:
             Names of the nuisance-parameter columns that become network inputs.
         seed
             Seed of initialisation, batch order and held-out split.
+        start
+            A trained ratio of the same architecture, features and parameters whose weights (and input scaling) all
+            members start from; with one member it is the start of all.
+        freeze
+            Beginnings of names of network parameters that stay as they are, such as ``layers.0``.
+        checkpoint
+            File that keeps the state of the training; the same call goes on from it after an interruption.
         notes
             Text kept in the model file.
         progress
@@ -131,82 +108,110 @@ class LRE:
         Raises
         ------
         TrainingError
-            When features differ, a feature or parameter is constant, a class has no positive total weight, or
-            the loss becomes non-finite.
+            When features differ, a feature or parameter is constant, a class has no positive total weight, `start`
+            does not fit, a checkpoint is broken or of another training, or the loss becomes non-finite.
+
+        Warns
+        -----
+        NeymanWarning
+            When more than 1% of the numerator lies outside the range of the denominator in a feature, or the mean
+            weight depends on a nuisance parameter.
         """
-        if numerator.features != denominator.features:
-            odd = sorted(set(numerator.features) ^ set(denominator.features))
-            raise TrainingError(
-                "numerator and denominator have different features",
-                where=", ".join(odd) or "the same names in another order",
-            )
-        halves = [
-            _split(table, self.settings.validation_fraction, seed) for table in (numerator, denominator)
-        ]
+        check_features(numerator, denominator)
+        settings, device = self.settings, self.settings.torch_device
+        halves = [split(table, settings.validation_fraction, seed=seed) for table in (numerator, denominator)]
         names = [parameters, parameters if all(p in denominator.extra for p in parameters) else ()]
         training, validation = (
-            tuple(_sample(half[k], name) for half, name in zip(halves, names, strict=True)) for k in (0, 1)
+            [sample(half[k], name) for half, name in zip(halves, names, strict=True)] for k in (0, 1)
         )
+        check_weights(training[0], parameters)
+        ranges, z_scaling = parameter_scaling(training[0], parameters)
+        inputs = (*numerator.features, *parameters)
+        scaling = self.network.scaling(np.concatenate([one.x for one in training]), numerator.features)
+        network = self.network.build(
+            len(inputs),
+            context=len(parameters),
+            members=self.ensemble,
+            seed=seed,
+            scaling=columns(scaling, z_scaling),
+        )
+        if start is not None:
+            _load(network, start, numerator.features, parameters)
+        _freeze(network, freeze)
+        kept = None
+        if checkpoint is not None:
+            key = digest(repr(self), seed, list(freeze), fingerprint(*training, *validation))
+            kept = Checkpoint(Path(checkpoint), key)
+        if self.bootstrap:
+            training = [
+                bootstrapped(half[0], one, self.ensemble, seed=seed)
+                for half, one in zip(halves, training, strict=True)
+            ]
         objective = PairObjective(
             self.loss,
             (training[0], training[1]),
             (validation[0], validation[1]),
             members=self.ensemble,
-            batch_size=self.settings.batch_size,
+            batch_size=settings.batch_size,
             seed=seed,
+            features=inputs,
+            device=device,
         )
-        mean, scale = input_scaling([sample.x for sample in training], numerator.features)
-        ranges: tuple[tuple[float, float], ...] = ()
-        if parameters:
-            ranges, z_mean, z_scale = _parameter_scaling(training[0], parameters)
-            mean, scale = torch.cat([mean, z_mean]), torch.cat([scale, z_scale])
-        network = self.network.build(len(mean), members=self.ensemble, seed=seed, scaling=(mean, scale))
-        history = train(network, objective, self.settings, progress=progress)
+        history = train(network.to(device), objective, settings, progress=progress, checkpoint=kept)
         if 0 in history.best_step:
             raise TrainingError(
                 f"the held-out loss of member {history.best_step.index(0)} was never finite",
                 fix="lower learning_rate, or look for extreme features or weights",
             )
+        part = Part.model_validate(
+            {
+                "network": self.network,
+                "members": self.ensemble,
+                "parameters": parameters,
+                "link": self.loss.output_link,
+            }
+        )
         description = Description(
             features=numerator.features,
             parameters=parameters,
             parameter_range=ranges,
-            hidden=self.network.hidden,
-            activation=self.network.activation,
-            members=self.ensemble,
-            kind="log_ratio",
+            parts=(part,),
             notes=notes or {},
         )
-        return Ratio(Model(network, description), history)
+        return Ratio(Model([network.cpu().requires_grad_(True)], description), history)
 
 
-def _split(table: EventTable, fraction: float, seed: int) -> tuple[EventTable, EventTable]:
-    mask = held_out(table, fraction, seed=seed)
-    return table.select(~mask), table.select(mask)
-
-
-def _sample(table: EventTable, parameters: tuple[str, ...]) -> Sample:
-    for name in parameters:
-        if name not in table.extra:
+def _load(network: Stack, start: Ratio, features: Sequence[str], parameters: Sequence[str]) -> None:
+    model = start.model
+    if model.features != tuple(features) or model.parameters != tuple(parameters):
+        raise TrainingError(
+            "the ratio to start from has other inputs",
+            where=", ".join((*model.features, *model.parameters)),
+            expected=", ".join((*features, *parameters)),
+        )
+    own, given = network.state_dict(), model.stacks[0].state_dict()
+    stacked = {name for name, _ in network.named_parameters()}
+    for name, tensor in own.items():
+        value = given.get(name)
+        if value is not None and name in stacked and len(value) == 1:
+            value = value.expand(tensor.shape[0], *value.shape[1:])
+        if value is None or value.shape != tensor.shape or len(given) != len(own):
             raise TrainingError(
-                f"the numerator has no column {name!r}",
-                expected="the value of the nuisance parameter of each event",
-                fix=f"nearest names: {nearest(name, table.extra)}",
+                f"the ratio to start from has another architecture: {name} is "
+                f"{'missing' if value is None else tuple(value.shape)}",
+                expected=f"{name}: {tuple(tensor.shape)}, or one member",
             )
-    z = np.stack([table.extra[p] for p in parameters], axis=1).astype(np.float32) if parameters else None
-    return Sample(table.x, table.weight, z)
+        tensor.copy_(value)
 
 
-def _parameter_scaling(
-    numerator: Sample, parameters: tuple[str, ...]
-) -> tuple[tuple[tuple[float, float], ...], torch.Tensor, torch.Tensor]:
-    z = np.asarray(numerator.z, dtype=np.float64)
-    low, high = z.min(axis=0), z.max(axis=0)
-    for name, a, b in zip(parameters, low, high, strict=True):
-        if not b > a:
+def _freeze(network: Stack, prefixes: Sequence[str]) -> None:
+    names = [name for name, _ in network.named_parameters()]
+    for prefix in prefixes:
+        if not any(name.startswith(prefix) for name in names):
             raise TrainingError(
-                f"nuisance parameter {name!r} has the same value ({a:g}) in all training events",
-                expected="values drawn over the range of use and beyond",
+                f"there is no network parameter {prefix!r} to freeze",
+                fix=f"nearest names: {nearest(prefix, names)}",
             )
-    ranges = tuple(zip(low.tolist(), high.tolist(), strict=True))
-    return ranges, torch.from_numpy((low + high) / 2.0), torch.from_numpy((high - low) / 2.0)
+    for name, parameter in network.named_parameters():
+        if name.startswith(tuple(prefixes)):
+            parameter.requires_grad_(False)

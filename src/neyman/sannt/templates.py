@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from neyman.errors import TrainingError, nearest
 from neyman.events import EventTable
-from neyman.networks import StackedMLP
+from neyman.networks import Stack
 from neyman.sannt.histogram import BinFunction, bin_index, histogram
 from neyman.training import held_out
 
@@ -154,7 +154,7 @@ class Templates:
         return block.x, block.weight[block.keys.index(key)]
 
     def asimov(
-        self, network: StackedMLP, edges: torch.Tensor, bin_function: BinFunction
+        self, network: Stack, edges: torch.Tensor, bin_function: BinFunction
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Return expected bins and their Jacobian, with gradients to the network.
 
@@ -170,7 +170,7 @@ class Templates:
         return rows[:, 0], rows[:, 1:].transpose(-1, -2)
 
     def histograms(
-        self, network: StackedMLP, edges: torch.Tensor
+        self, network: Stack, edges: torch.Tensor
     ) -> dict[str, hist.Hist[hist.storage.Weight]]:
         """Return one histogram a process, axes ``score`` and ``variation`` (nominal, NAMEUp, NAMEDown), from the
         first member of the network."""

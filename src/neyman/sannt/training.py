@@ -20,11 +20,11 @@ from numpy.typing import ArrayLike, NDArray
 
 from neyman.errors import TrainingError
 from neyman.events import EventTable
-from neyman.networks import MLP, Description, Model, StackedMLP
+from neyman.networks import MLP, Description, Model, Part, Stack
 from neyman.sannt.fisher import expected_uncertainty, usable_bins
 from neyman.sannt.histogram import BinFunction, EdgeKernel, bin_index, check_edges
 from neyman.sannt.templates import Templates, Variation
-from neyman.training import BCE, History, PairObjective, Sample, Settings, input_scaling
+from neyman.training import BCE, History, Objective, PairObjective, Sample, Settings
 from neyman.training import train as run
 
 Histograms = Mapping[str, hist.Hist[hist.storage.Weight]]
@@ -184,16 +184,14 @@ def train(
     network = model.build(
         len(table.features),
         seed=seed,
-        scaling=input_scaling([sample.x for sample in pairs[0]], table.features),
+        scaling=model.scaling(np.concatenate([sample.x for sample in pairs[0]]), table.features),
     )
     cross_entropy = PairObjective(BCE(), *pairs, members=1, batch_size=pretraining.batch_size, seed=seed)
 
     def stage(history: History) -> Stage:
         description = Description(
             features=table.features,
-            hidden=model.hidden,
-            activation=model.activation,
-            members=1,
+            parts=(Part(network=model, members=1),),
             kind="score",
             notes={
                 "output": "logit; the score is its sigmoid",
@@ -205,7 +203,7 @@ def train(
         copy = model.build(len(table.features))
         copy.load_state_dict(network.state_dict())
         return Stage(
-            Model(copy, description),
+            Model([copy], description),
             objective.uncertainty(network),
             validation.histograms(network, edges),
             history,
@@ -228,7 +226,7 @@ def _classes(half: Templates, backgrounds: Sequence[str]) -> tuple[Sample, Sampl
     return Sample(*half.nominal(half.signal)), Sample(x, weight)
 
 
-class _TotalUncertainty:
+class _TotalUncertainty(Objective):
     """Objective of the second phase."""
 
     def __init__(
@@ -239,21 +237,21 @@ class _TotalUncertainty:
         self._names = (f"strength of {training.signal}", *training.parameters)
         self._constrained = (False, *(True for _ in training.parameters))
 
-    def loss(self, network: StackedMLP, step: int) -> torch.Tensor:  # noqa: ARG002
+    def loss(self, network: Stack, step: int) -> torch.Tensor:  # noqa: ARG002
         return self._total(self._training, network)[0]
 
-    def validation(self, network: StackedMLP) -> torch.Tensor:
+    def validation(self, network: Stack) -> torch.Tensor:
         total, possible = self._total(self._validation, network)
         return torch.where(possible, total, math.inf)
 
-    def uncertainty(self, network: StackedMLP) -> Uncertainty:
+    def uncertainty(self, network: Stack) -> Uncertainty:
         with torch.no_grad():
             expected, jacobian = self._validation.asimov(network, self._edges, self._bin_function)
         total = expected_uncertainty(expected, jacobian, self._constrained, names=self._names)
         statistical = expected_uncertainty(expected, jacobian[..., :1], (False,), names=self._names)
         return Uncertainty(float(total), float(statistical))
 
-    def _total(self, templates: Templates, network: StackedMLP) -> tuple[torch.Tensor, torch.Tensor]:
+    def _total(self, templates: Templates, network: Stack) -> tuple[torch.Tensor, torch.Tensor]:
         """Return the members' uncertainties from the bins that a fit could use, and whether these are all."""
         expected, jacobian = templates.asimov(network, self._edges, self._bin_function)
         usable = usable_bins(expected.detach(), jacobian.detach())

@@ -1,26 +1,35 @@
-"""Training: one loop for stacks of networks, and the losses of density-ratio estimation.
+"""Training: one loop for stacks of networks, losses and optimizers of density-ratio estimation.
 
-* `Settings` says how long and how fast; `train` runs the loop on an `Objective`.
-* `PairObjective` is the two-class objective of ratio estimation and unfolding.
-* `BCE`, `MLC` are losses that know the log-ratio of their minimum.
-* `held_out`, `input_scaling` prepare events in the same way for every training.
+* `Settings` says how long, how fast and with which optimizer; `train` runs the loop on an `Objective`, and a
+  `Checkpoint` lets it go on after an interruption.
+* `PairObjective` is the two-class objective of ratio estimation and unfolding; `BCE` and `MLC` are its losses, which
+  know the log-ratio of their minimum.
+* `ECD` is the energy-conserving optimizer.
+* `held_out` chooses the events that judge a training, in the same way for every training.
 """
 
-from neyman.training.loop import History, Objective, Settings, train
+from neyman.training.batches import Order, Sample, Tensors
+from neyman.training.checkpoint import Checkpoint, History
+from neyman.training.ecd import ECD
+from neyman.training.loop import Objective, train
 from neyman.training.losses import BCE, MLC, Loss
-from neyman.training.pairs import PairObjective, Sample
-from neyman.training.preparation import held_out, input_scaling
+from neyman.training.pairs import PairObjective
+from neyman.training.preparation import held_out
+from neyman.training.settings import Settings
 
 __all__ = [
     "BCE",
+    "ECD",
     "MLC",
+    "Checkpoint",
     "History",
     "Loss",
     "Objective",
+    "Order",
     "PairObjective",
     "Sample",
     "Settings",
+    "Tensors",
     "held_out",
-    "input_scaling",
     "train",
 ]

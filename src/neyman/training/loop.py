@@ -8,175 +8,222 @@ their own gradients, so an ensemble equals its members trained one by one.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import Literal, Protocol
+from collections.abc import Callable, Sequence
+from typing import Protocol
 
 import torch
 
-from neyman.errors import ConfigError, TrainingError
-from neyman.networks import StackedMLP
-
-
-@dataclass(frozen=True)
-class Settings:
-    """How a stack of networks is trained.
-
-    Parameters
-    ----------
-    steps
-        Optimizer steps.
-    batch_size
-        Events of each class in a step.
-    learning_rate
-        Peak rate of Adam.
-    warmup
-        Fraction of the steps over which the rate rises linearly.
-    schedule
-        ``cosine`` falls to zero at the last step, ``constant`` does not fall.
-    validation_fraction
-        Fraction of the events held out to choose each member's best state.
-    evaluations
-        How often the held-out loss is computed over the training.
-    """
-
-    steps: int = 2000
-    batch_size: int = 1024
-    learning_rate: float = 2e-3
-    warmup: float = 0.05
-    schedule: Literal["cosine", "constant"] = "cosine"
-    validation_fraction: float = 0.2
-    evaluations: int = 20
-
-    def __post_init__(self) -> None:
-        for name in ("steps", "batch_size", "learning_rate", "evaluations"):
-            if not getattr(self, name) > 0:
-                raise ConfigError(f"{name} must be positive, got {getattr(self, name)}")
-        if not 0.0 < self.validation_fraction < 1.0:
-            raise ConfigError(f"validation_fraction must lie between 0 and 1, got {self.validation_fraction}")
-        if not 0.0 <= self.warmup < 1.0:
-            raise ConfigError(f"warmup is a fraction of the steps below 1, got {self.warmup}")
-        if self.schedule not in ("cosine", "constant"):
-            raise ConfigError(f"unknown schedule {self.schedule!r}", expected="cosine or constant")
-
-    def rate(self, step: int) -> float:
-        """Return the learning rate of a step (0-based), as a fraction of the peak."""
-        warm = max(1, round(self.warmup * self.steps))
-        if step < warm:
-            return (step + 1) / warm
-        if self.schedule == "constant":
-            return 1.0
-        return 0.5 * (1.0 + math.cos(math.pi * (step - warm) / max(1, self.steps - warm)))
+from neyman.errors import TrainingError
+from neyman.networks import Stack
+from neyman.training.checkpoint import Checkpoint, History, State
+from neyman.training.losses import Loss
+from neyman.training.optimizers import make, needs_closure
+from neyman.training.settings import Settings
 
 
 class Objective(Protocol):
     """What is minimised, one number a member."""
 
-    def loss(self, network: StackedMLP, step: int) -> torch.Tensor:
+    def loss(self, network: Stack, step: int) -> torch.Tensor:
         """Return the members' losses on the batches of `step`, shape ``(members,)``."""
 
-    def validation(self, network: StackedMLP) -> torch.Tensor:
+    def validation(self, network: Stack) -> torch.Tensor:
         """Return the members' held-out losses, shape ``(members,)``."""
 
+    @property
+    def classifier_loss(self) -> Loss | None:
+        """The loss of a classifier, from which ECD takes its default F0; None for another objective."""
+        return None
 
-@dataclass(frozen=True)
-class History:
-    """Losses during a training; each list entry has one number a member."""
-
-    steps: list[int] = field(default_factory=list)
-    training: list[list[float]] = field(default_factory=list)
-    validation: list[list[float]] = field(default_factory=list)
-    best_step: list[int] = field(default_factory=list)
-
-    def to_dict(self) -> dict[str, list[int] | list[list[float]]]:
-        """Return plain data."""
-        return {
-            "steps": self.steps,
-            "training": self.training,
-            "validation": self.validation,
-            "best_step": self.best_step,
-        }
+    def explain(self, step: int, member: int) -> str:  # noqa: ARG002
+        """Return what may have made the loss of a member on the batch of `step` not finite."""
+        return ""
 
 
 def train(
-    network: StackedMLP,
+    network: Stack,
     objective: Objective,
     settings: Settings,
     *,
     progress: Callable[[int], None] | None = None,
+    checkpoint: Checkpoint | None = None,
 ) -> History:
-    """Train a stack with Adam and leave every member in its best state by held-out loss.
+    """Train a stack and leave every member in its best state by held-out loss.
 
     Parameters
     ----------
     network
-        Trained in place.
+        Trained in place, on the device where it is; parameters that do not require a gradient stay as they are.
     objective
         Losses of the members.
     settings
-        Steps, rates and evaluations.
+        Steps, optimizer, rates and evaluations.
     progress
         Called with the number of finished steps.
+    checkpoint
+        Where the state is kept at every evaluation; a training that finds its own state there goes on from it, and
+        ends in the same networks, bit by bit, as one that was never stopped. Removed at the end.
 
     Raises
     ------
     TrainingError
-        When a loss is not finite; the network is left in its best state so far.
+        When a loss is not finite, naming the batch and its most extreme input; the network is left in its best
+        state so far.
     """
-    optimizer = torch.optim.Adam(network.parameters(), lr=settings.learning_rate)
+    run = _Training(network, objective, settings)
+    if checkpoint is not None and (state := checkpoint.read()) is not None:
+        run.restore(state)
     every = max(1, settings.steps // settings.evaluations)
-    history = History()
-    best = _Best(network)
-    running = torch.zeros(network.members)
-    for step in range(settings.steps):
-        for group in optimizer.param_groups:
-            group["lr"] = settings.learning_rate * settings.rate(step)
-        optimizer.zero_grad(set_to_none=True)
-        losses = objective.loss(network, step)
-        if not bool(torch.isfinite(losses).all()):
-            best.restore()
-            bad = [int(i) for i in torch.nonzero(~torch.isfinite(losses))[:, 0]]
-            raise TrainingError(
-                f"the loss of member {', '.join(map(str, bad))} is not finite at step {step}",
-                where=f"losses {[f'{v:.3g}' for v in losses.tolist()]}",
-                fix="lower learning_rate, or look for extreme features or weights",
-            )
-        torch.autograd.backward(losses.sum())
-        optimizer.step()
-        running += losses.detach()
-        if (step + 1) % every == 0 or step + 1 == settings.steps:
-            with torch.no_grad():
-                held_out = objective.validation(network)
-            since = step + 1 - (history.steps[-1] if history.steps else 0)
-            history.steps.append(step + 1)
-            history.training.append((running / since).tolist())
-            history.validation.append(held_out.tolist())
-            best.update(held_out, step + 1)
-            running.zero_()
+    while run.step < settings.steps and bool(run.best.active.any()):
+        run.advance()
+        if run.step % every == 0 or run.step == settings.steps:
+            run.evaluate()
+            if checkpoint is not None:
+                checkpoint.write(run.state())
         if progress is not None:
-            progress(step + 1)
-    best.restore()
-    history.best_step.extend(best.step)
-    return history
+            progress(run.step)
+    run.best.restore()
+    run.history.best_step.extend(run.best.step)
+    if checkpoint is not None:
+        checkpoint.remove()
+    return run.history
+
+
+class _Training:
+    def __init__(self, network: Stack, objective: Objective, settings: Settings) -> None:
+        self.network, self.objective, self.settings = network, objective, settings
+        self.forward: Stack = torch.compile(network) if settings.compile else network  # type: ignore[assignment]
+        trained = [p for p in network.parameters() if p.requires_grad]
+        if not trained:
+            raise TrainingError("all parameters of the network are frozen", fix="freeze fewer layers")
+        self.optimizer = make(
+            settings.optimizer,
+            trained,
+            learning_rate=settings.learning_rate,
+            steps=settings.steps,
+            members=network.members,
+            loss=objective.classifier_loss,
+            options=settings.optimizer_options,
+        )
+        self._closure = needs_closure(self.optimizer)
+        self.device = trained[0].device
+        self.best = _Best(network, settings.patience)
+        self.running = torch.zeros(network.members, device=self.device)
+        self.history, self.step = History(), 0
+
+    def advance(self) -> None:
+        """Take one step."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.settings.learning_rate * self.settings.rate(self.step)
+        losses = self._losses()
+        if self._closure:
+            self.optimizer.step(lambda: losses)  # type: ignore[arg-type, return-value]
+        else:
+            self.optimizer.step()
+        self.running += losses
+        self.step += 1
+
+    def _losses(self) -> torch.Tensor:
+        """The members' losses, with their gradients in place."""
+        self.optimizer.zero_grad(set_to_none=True)
+        mixed = self.settings.precision == "bfloat16"
+        with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=mixed):
+            losses = self.objective.loss(self.forward, self.step)
+        active = self.best.active
+        if not bool(torch.isfinite(losses[active]).all()):
+            self._fail(losses.detach())
+        # A member that has stopped keeps its place in the stack and takes no further part.
+        losses = torch.where(active, losses, losses.detach())
+        torch.autograd.backward(losses.sum())
+        return losses.detach()
+
+    def _fail(self, losses: torch.Tensor) -> None:
+        self.best.restore()
+        bad = [int(i) for i in torch.nonzero(~torch.isfinite(losses) & self.best.active)[:, 0]]
+        with torch.no_grad():
+            reason = self.objective.explain(self.step, bad[0])
+        raise TrainingError(
+            f"the loss of member {', '.join(map(str, bad))} is not finite at step {self.step}",
+            where=reason or f"losses {[f'{v:.3g}' for v in losses.tolist()]}",
+            expected="finite losses; the networks are left in their best state so far",
+            fix="lower learning_rate, or look for extreme features or weights",
+        )
+
+    def evaluate(self) -> None:
+        """Compute the held-out losses."""
+        with torch.no_grad():
+            held_out = self.objective.validation(self.network)
+        since = self.step - (self.history.steps[-1] if self.history.steps else 0)
+        self.history.steps.append(self.step)
+        self.history.training.append((self.running / since).tolist())
+        self.history.validation.append(held_out.tolist())
+        self.best.update(held_out.to(self.device), self.step)
+        self.running.zero_()
+
+    def state(self) -> State:
+        """Everything that :meth:`restore` needs."""
+        weights: dict[str, torch.Tensor] = dict(self.network.named_parameters())
+        groups = {"network": weights, "best": self.best.tensors()}
+        return State(self.step, self.history, groups, self.optimizer.state_dict())
+
+    def restore(self, state: State) -> None:
+        """Go back to a state."""
+        try:
+            with torch.no_grad():
+                for name, parameter in self.network.named_parameters():
+                    parameter.copy_(state.groups["network"][name])
+            self.best.load(state.groups["best"])
+            self.optimizer.load_state_dict(state.optimizer)
+        except (KeyError, RuntimeError, ValueError) as error:
+            raise TrainingError(f"the checkpoint does not fit the networks: {error}") from error
+        self.history, self.step = state.history, state.step
 
 
 class _Best:
-    """Best state of each member so far."""
+    """Best state of each member so far, and which members still train."""
 
-    def __init__(self, network: StackedMLP) -> None:
+    def __init__(self, network: Stack, patience: int | None) -> None:
         self._parameters = list(network.parameters())
         self._state = [p.detach().clone() for p in self._parameters]
-        self._loss = torch.full((network.members,), math.inf)
-        self.step = [0] * network.members
+        device, members = self._parameters[0].device, network.members
+        self._loss = torch.full((members,), math.inf, device=device)
+        self._step = torch.zeros(members, dtype=torch.int64, device=device)
+        self._waited = torch.zeros(members, dtype=torch.int64, device=device)
+        self._patience = patience
+        self.active = torch.ones(members, dtype=torch.bool, device=device)
+
+    @property
+    def step(self) -> list[int]:
+        return [int(step) for step in self._step]
 
     def update(self, loss: torch.Tensor, step: int) -> None:
-        better = loss < self._loss
+        better = (loss < self._loss) & self.active
         self._loss = torch.where(better, loss, self._loss)
+        self._step = torch.where(better, step, self._step)
         for state, parameter in zip(self._state, self._parameters, strict=True):
             state[better] = parameter.detach()[better]
-        self.step = [step if b else old for b, old in zip(better.tolist(), self.step, strict=True)]
+        self._waited = torch.where(better, 0, self._waited + 1)
+        if self._patience is not None:
+            self.active &= self._waited < self._patience
 
     def restore(self) -> None:
         with torch.no_grad():
             for state, parameter in zip(self._state, self._parameters, strict=True):
                 parameter.copy_(state)
+
+    def tensors(self) -> dict[str, torch.Tensor]:
+        return {f"state.{k}": state for k, state in enumerate(self._state)} | dict(self._numbers())
+
+    def load(self, tensors: dict[str, torch.Tensor]) -> None:
+        for k, state in enumerate(self._state):
+            state.copy_(tensors[f"state.{k}"])
+        for name, own in self._numbers():
+            own.copy_(tensors[name])
+
+    def _numbers(self) -> Sequence[tuple[str, torch.Tensor]]:
+        return (
+            ("loss", self._loss),
+            ("step", self._step),
+            ("waited", self._waited),
+            ("active", self.active),
+        )

@@ -1,11 +1,8 @@
-"""Before the first step of every training: which events are held out, and how the inputs are scaled."""
+"""Before the first step of every training: which events are held out."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from neyman.errors import TrainingError
@@ -29,24 +26,3 @@ def held_out(table: EventTable, fraction: float, *, seed: int) -> NDArray[np.boo
     mask = np.zeros(len(table), dtype=np.bool_)
     mask[order[: max(1, round(fraction * len(table)))]] = True
     return mask
-
-
-def input_scaling(
-    samples: Sequence[NDArray[np.float32]], features: Sequence[str]
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return mean and standard deviation of each feature over the samples, each ``(n_features,)``.
-
-    Raises
-    ------
-    TrainingError
-        When a feature is constant.
-    """
-    x = np.concatenate(list(samples)).astype(np.float64)
-    mean, scale = x.mean(axis=0), x.std(axis=0)
-    for name, value, spread in zip(features, mean, scale, strict=True):
-        if not spread > 1e-7 * max(1.0, abs(value)):
-            raise TrainingError(
-                f"feature {name!r} is constant ({value:g}) in the training events",
-                fix="remove it from the features",
-            )
-    return torch.from_numpy(mean), torch.from_numpy(scale)

@@ -13,13 +13,12 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
-import torch
 from numpy.typing import ArrayLike, NDArray
 
 from neyman.errors import ConfigError, InputError, TrainingError
 from neyman.events import EventTable
-from neyman.networks import MLP, Aggregate, Description, Model, combine
-from neyman.training import BCE, Loss, PairObjective, Sample, Settings, held_out, input_scaling, train
+from neyman.networks import MLP, Aggregate, Architecture, Description, Model, Part, combine
+from neyman.training import BCE, Loss, PairObjective, Sample, Settings, held_out, train
 from neyman.unfolding.result import Level, StepRecord, Unfolding
 
 Array = NDArray[np.float64]
@@ -59,7 +58,7 @@ class OmniFold:
     ensemble: int = 5
     mode: Literal["parallel", "step"] = "parallel"
     aggregate: Aggregate = "mean"
-    network: MLP = field(default_factory=MLP)
+    network: Architecture = field(default_factory=MLP)
     loss: Loss = field(default_factory=BCE)
     settings: Settings = field(default_factory=Settings)
 
@@ -173,22 +172,19 @@ class OmniFold:
             members=self.ensemble,
             batch_size=self.settings.batch_size,
             seed=own,
+            features=denominator[0].features,
+            device=self.settings.torch_device,
         )
         table = denominator[0]
-        scaling = input_scaling([sample.x for sample in training], table.features)
+        scaling = self.network.scaling(np.concatenate([sample.x for sample in training]), table.features)
         network = self.network.build(len(table.features), members=self.ensemble, seed=own, scaling=scaling)
-        history = train(network, objective, self.settings, progress=progress)
-        description = Description(
-            features=table.features,
-            hidden=self.network.hidden,
-            activation=self.network.activation,
-            members=self.ensemble,
+        history = train(network.to(self.settings.torch_device), objective, self.settings, progress=progress)
+        part = Part.model_validate(
+            {"network": self.network, "members": self.ensemble, "link": self.loss.output_link}
         )
-        raw = torch.from_numpy(Model(network, description).members(table.x))
-        log_ratio = self.loss.log_ratio(raw).numpy().astype(np.float64)
-        constant = torch.zeros(())
-        flat = 0.5 * float(self.loss.numerator(constant) + self.loss.denominator(constant))
-        losses = np.min(history.validation, axis=0)
+        model = Model([network.cpu()], Description(features=table.features, parts=(part,)))
+        log_ratio = model.members(table.x).astype(np.float64)
+        losses, flat = np.min(history.validation, axis=0), self.loss.flat()
         log_ratio[losses >= flat] = 0.0
         record = StepRecord(iteration, level, tuple(losses.tolist()), tuple((losses < flat).tolist()))
         return _normalised(log_ratio, numerator[1], denominator[1], level), record

@@ -1,0 +1,136 @@
+"""What every estimator does before its training: held-out events, samples, ranges, and a look at the supports."""
+
+from __future__ import annotations
+
+import hashlib
+import warnings
+
+import numpy as np
+import torch
+
+from neyman.errors import NeymanWarning, TrainingError, nearest
+from neyman.events import EventTable
+from neyman.networks import Scaling
+from neyman.training import Sample, held_out
+
+_OUTSIDE = 0.01  # weight of numerator events beyond the denominator's range that is worth a warning
+
+
+def split(table: EventTable, fraction: float, *, seed: int) -> tuple[EventTable, EventTable]:
+    """Return the events to train on, and those held out."""
+    mask = held_out(table, fraction, seed=seed)
+    return table.select(~mask), table.select(mask)
+
+
+def sample(table: EventTable, parameters: tuple[str, ...]) -> Sample:
+    """Return the events with these columns as their nuisance parameters.
+
+    Raises
+    ------
+    TrainingError
+        When there are no events, or a column is missing.
+    """
+    if not len(table):
+        raise TrainingError(
+            "a class has 0 events to train on or to hold out",
+            expected="events on both sides of the split",
+        )
+    for name in parameters:
+        if name not in table.extra:
+            raise TrainingError(
+                f"the numerator has no column {name!r}",
+                expected="the value of the nuisance parameter of each event",
+                fix=f"nearest names: {nearest(name, table.extra)}",
+            )
+    z = np.stack([table.extra[p] for p in parameters], axis=1).astype(np.float32) if parameters else None
+    return Sample(table.x, table.weight, z)
+
+
+def bootstrapped(table: EventTable, own: Sample, members: int, *, seed: int) -> Sample:
+    """Return the sample with bootstrap weights; replicas of an event (column ``entry``) share theirs."""
+    ids = table.extra.get("entry", np.arange(len(table)))
+    return own.bootstrapped(np.asarray(ids).astype(np.int64), members, seed=seed)
+
+
+def parameter_scaling(
+    numerator: Sample, parameters: tuple[str, ...]
+) -> tuple[tuple[tuple[float, float], ...], Scaling]:
+    """Return the trained range of each nuisance parameter, and the scaling that takes it to [-1, 1].
+
+    Raises
+    ------
+    TrainingError
+        When a parameter is constant.
+    """
+    if numerator.z is None:
+        return (), (torch.zeros(0), torch.ones(0))
+    z = np.asarray(numerator.z, dtype=np.float64)
+    low, high = z.min(axis=0), z.max(axis=0)
+    for name, a, b in zip(parameters, low, high, strict=True):
+        if not b > a:
+            raise TrainingError(
+                f"nuisance parameter {name!r} has the same value ({a:g}) in all training events",
+                expected="values drawn over the range of use and beyond",
+            )
+    ranges = tuple(zip(low.tolist(), high.tolist(), strict=True))
+    return ranges, (torch.from_numpy((low + high) / 2.0), torch.from_numpy((high - low) / 2.0))
+
+
+def check_features(numerator: EventTable, denominator: EventTable) -> None:
+    """Raise :class:`TrainingError` when features differ, warn when the denominator does not cover the numerator."""
+    if numerator.features != denominator.features:
+        odd = sorted(set(numerator.features) ^ set(denominator.features))
+        raise TrainingError(
+            "numerator and denominator have different features",
+            where=", ".join(odd) or "the same names in another order",
+        )
+    if not len(numerator) or not len(denominator):
+        return  # the training says which class is empty
+    low, high = denominator.x.min(axis=0), denominator.x.max(axis=0)
+    outside = (numerator.x < low) | (numerator.x > high)
+    share = np.abs(numerator.weight) @ outside / np.abs(numerator.weight).sum()
+    worst = int(np.argmax(share))
+    if share[worst] > _OUTSIDE:
+        warnings.warn(
+            f"{100 * share[worst]:.1f}% of the numerator lies outside the range of the denominator in "
+            f"{numerator.features[worst]!r} ([{low[worst]:.4g}, {high[worst]:.4g}]): the ratio is not defined there; "
+            "use a reference that covers every sample, or cut",
+            NeymanWarning,
+            stacklevel=3,
+        )
+
+
+def check_weights(numerator: Sample, parameters: tuple[str, ...]) -> None:
+    """Warn when the mean weight of the numerator depends on a nuisance parameter: p(z) then does not cancel."""
+    if numerator.z is None:
+        return
+    weight = np.asarray(numerator.weight, dtype=np.float64)
+    for name, z in zip(parameters, numerator.z.T, strict=True):
+        upper = z > np.median(z)
+        if not upper.any() or upper.all():
+            continue
+        means = [weight[half].mean() for half in (upper, ~upper)]
+        error = np.hypot(*(weight[half].std() / np.sqrt(half.sum()) for half in (upper, ~upper)))
+        if abs(means[0] - means[1]) > max(5.0 * error, 0.01 * abs(weight.mean())):
+            warnings.warn(
+                f"the mean weight of the numerator depends on {name!r} ({means[1]:.4g} below its median, "
+                f"{means[0]:.4g} above): the ratio would contain the yield; draw {name!r} with a weight that does not "
+                "depend on it",
+                NeymanWarning,
+                stacklevel=3,
+            )
+
+
+def fingerprint(*samples: Sample) -> str:
+    """Digest of the events, for the key of a checkpoint."""
+    digest = hashlib.sha256()
+    for one in samples:
+        for array in (one.x, one.weight, one.z):
+            if array is not None:
+                digest.update(np.ascontiguousarray(array).tobytes())
+    return digest.hexdigest()
+
+
+def columns(a: Scaling, b: Scaling) -> Scaling:
+    """Put the scalings of features and of nuisance parameters one after the other."""
+    return torch.cat([a[0], b[0]]), torch.cat([a[1], b[1]])

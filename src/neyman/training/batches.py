@@ -1,0 +1,128 @@
+"""Events as tensors, and the batches that every member of a stack draws from them in its own order."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from neyman.errors import TrainingError
+from neyman.events.draws import uniform
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Events of one class.
+
+    Parameters
+    ----------
+    x
+        Features, float32 ``(n_events, n_features)``.
+    weight
+        Event weights of any sign with a positive sum, ``(n_events,)``; or ``(n_members, n_events)`` where every
+        member has its own.
+    z
+        Nuisance parameters of each event, ``(n_events, n_parameters)``; None for events at the nominal point,
+        which then take the values of the other class.
+    """
+
+    x: NDArray[np.float32]
+    weight: NDArray[np.float64]
+    z: NDArray[np.float32] | None = None
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+    def bootstrapped(self, ids: NDArray[np.int64], members: int, *, seed: int) -> Sample:
+        """Return the sample with Poisson(1) bootstrap weights, another draw for every member.
+
+        Events with the same id, such as replicas of one event at several values of z, share their draw.
+        """
+        edges = np.cumsum(np.exp(-1.0) / np.cumprod([1.0, *range(1, 12)]))
+        counts = [np.searchsorted(edges, uniform(("bootstrap", seed, m), ids)) for m in range(members)]
+        return Sample(self.x, np.stack(counts) * self.weight, self.z)
+
+
+class Tensors:
+    """A sample on a device, its weights scaled to mean 1.
+
+    Parameters
+    ----------
+    sample
+        The events.
+    device
+        Where they are kept.
+
+    Raises
+    ------
+    TrainingError
+        When there are no events or their weights have no positive sum.
+    """
+
+    def __init__(self, sample: Sample, device: torch.device | None = None) -> None:
+        total = np.asarray(sample.weight, dtype=np.float64).sum(axis=-1, keepdims=True)
+        if not (total > 0.0).all():
+            raise TrainingError(
+                f"a class has {len(sample)} events whose weights sum to {total.min():g}",
+                expected="at least one event and a positive sum of weights",
+            )
+        self.x = torch.from_numpy(np.ascontiguousarray(sample.x, dtype=np.float32)).to(device)
+        self.weight = torch.from_numpy((sample.weight * (len(sample) / total)).astype(np.float32)).to(device)
+        self.z: torch.Tensor | None = None
+        if sample.z is not None:
+            self.z = torch.from_numpy(np.ascontiguousarray(sample.z, dtype=np.float32)).to(device)
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+    def take(self, rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
+        """Return features, weights and z of the events at `rows`, ``(members, n)``."""
+        weight = self.weight[rows] if self.weight.ndim == 1 else self.weight.gather(1, rows)
+        return self.x[rows], weight, None if self.z is None else self.z[rows]
+
+
+class Order:
+    """Endless passes over shuffled events, in an order of its own for every member.
+
+    The batch of a step is a function of the seed and the step alone, so a training can resume anywhere.
+
+    Parameters
+    ----------
+    size
+        Number of events.
+    batch
+        Events of a batch; all of them when there are fewer.
+    members
+        Member m draws from its own stream, the same whatever the number of members.
+    seed
+        Seed of the streams.
+    """
+
+    def __init__(self, size: int, batch: int, members: int, *, seed: Sequence[int]) -> None:
+        self._size, self._batch = size, min(batch, size)
+        self._members, self._seed = members, tuple(seed)
+        self._passes: dict[int, NDArray[np.int64]] = {}
+
+    def rows(self, step: int) -> torch.Tensor:
+        """Return the events of a step's batches, ``(members, batch)``."""
+        start = step * self._batch
+        first, begin = divmod(start, self._size)
+        last, end = divmod(start + self._batch - 1, self._size)
+        if first == last:
+            return torch.from_numpy(self._pass(first)[:, begin : end + 1])
+        return torch.from_numpy(
+            np.concatenate([self._pass(first)[:, begin:], self._pass(last)[:, : end + 1]], axis=1)
+        )
+
+    def _pass(self, number: int) -> NDArray[np.int64]:
+        if number not in self._passes:
+            orders = [
+                np.random.default_rng([*self._seed, member, number]).permutation(self._size)
+                for member in range(self._members)
+            ]
+            self._passes = {k: rows for k, rows in self._passes.items() if k == number - 1}
+            self._passes[number] = np.stack(orders)
+        return self._passes[number]
