@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 import neyman as ny
-from neyman.diagnostics.bootstrap import bootstrap_coverage, intervals, resample
+from neyman.diagnostics.bootstrap import bootstrap_coverage, expected_coverage, intervals, resample
 from neyman.diagnostics.overlap import MixtureSurface, chebyshev_nodes, overlap
 
 RADIUS = {"short": 0.5, "long": 2.0}
@@ -69,10 +69,10 @@ class TestSet:
     x: np.ndarray
 
 
-def test_sets(case: str, n_each: int, seed: int, n_events: int = 9000) -> list[TestSet]:
+def make_test_sets(case: str, n_each: int, seed: int, n_events: int) -> list[TestSet]:
     """`n_each` test sets at each of the nine points, in rounds over the points."""
     found = []
-    for k, (mu, z) in itertools.product(range(n_each), TRUTHS):
+    for mu, z in n_each * TRUTHS:
         rng = np.random.default_rng([seed, 3, len(found)])
         n_signal = int(n_events * mu / (1.0 + mu))
         counts = {"signal": n_signal, "background": n_events - n_signal}
@@ -103,7 +103,10 @@ class Score:
         names = ("overlap_total", "overlap_mu", "overlap_z")
         found = dict(zip(names, np.mean(self.overlaps, axis=0).tolist(), strict=True))
         for name in ("mu", "z"):
-            one = bootstrap_coverage(getattr(self, name), [getattr(s, name) for s in sets], parameter=name)
+            truth = [getattr(one, name) for one in sets]
+            one = bootstrap_coverage(
+                getattr(self, name), truth, parameter=name, expected=expected_coverage(9)
+            )
             found |= {f"coverage_{name}": one.coverage, f"width_{name}": one.width}
             found |= {f"coverage_{name}_error": one.coverage_error, f"open_{name}": one.n_open}
         return found
@@ -135,7 +138,9 @@ def evaluate(case: str, estimators: dict, sets, *, n_bootstrap: int = 100, nodes
         scores.setdefault(("truth", 0), Score()).add(truth, true_grid)
         x, at = np.repeat(one.x, nodes, axis=0), np.tile(z, len(one.x))[:, None]
         for name, members in estimators.items():
-            tables = [np.asarray(members(p, x, at), np.float64).reshape(-1, len(one.x), nodes) for p in PROCESSES]
+            tables = [
+                np.asarray(members(p, x, at), np.float64).reshape(-1, len(one.x), nodes) for p in PROCESSES
+            ]
             pairs = [(f"{name}_single", m, *pair) for m, pair in enumerate(zip(*tables, strict=True))]
             pairs.append((f"{name}_ensemble", 0, *(table.mean(axis=0) for table in tables)))
             for key, m, signal, background in pairs:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 import neyman as ny
 from neyman.errors import NeymanWarning, TrainingError
@@ -57,7 +58,9 @@ def test_signed_weights_train_like_the_sample_that_they_stand_for() -> None:
     extra = [gaussian(2.0, seed, n=N // 2) for seed in (5, 6)]
     signed = ny.EventTable.concat([P, extra[0], extra[1].scaled(-1.0)])
     lre = LRE(NETWORK, ensemble=2, settings=replace(SETTINGS, steps=500))
-    with pytest.warns(NeymanWarning, match=r"3\.4% of the numerator lies outside the range of the denominator in 'x'"):
+    with pytest.warns(
+        NeymanWarning, match=r"3\.4% of the numerator lies outside the range of the denominator in 'x'"
+    ):
         ratio = lre.fit(signed, Q, seed=1)
     with pytest.warns(NeymanWarning, match="use a reference that covers every sample"):
         unsigned = lre.fit(ny.EventTable.concat([P, extra[0]]), Q, seed=1)
@@ -122,3 +125,76 @@ def test_errors_name_the_cause() -> None:
         lre.fit(replace(P, extra={"z": np.ones(N)}), Q, parameters=("z",), seed=1)
     with pytest.raises(TrainingError, match="whose weights sum to -"):
         lre.fit(P, Q.scaled(-1.0), seed=1)
+
+
+def test_bootstrapped_members_spread_more() -> None:
+    """With few events the members' spread contains the fluctuation of the sample only with bootstrap weights."""
+    p, q = gaussian(0.1, 1, n=600), gaussian(-0.1, 2, n=600)
+    settings = Settings(steps=150, batch_size=480, learning_rate=5e-3, evaluations=5)
+    plain, bagged = (
+        LRE(MLP((16,)), ensemble=8, settings=settings, bootstrap=b).fit(p, q, seed=1).spread(GRID).mean()
+        for b in (False, True)
+    )
+    assert bagged > 1.5 * plain
+
+
+def test_a_training_can_start_from_another_and_freeze_layers(tmp_path: Path) -> None:
+    settings = Settings(steps=200, batch_size=512, learning_rate=5e-3)
+    first = LRE(NETWORK, settings=settings).fit(P, Q, seed=1)
+    short = Settings(steps=1, batch_size=256, learning_rate=1e-6)
+    shifted = replace(P, x=P.x + 0.1)
+    again = LRE(NETWORK, ensemble=3, settings=short).fit(
+        shifted, Q, seed=2, start=first, freeze=("layers.0",)
+    )
+    np.testing.assert_allclose(again.members(GRID), np.repeat(first.members(GRID), 3, axis=0), atol=1e-3)
+    old, new = first.model.stacks[0].layers, again.model.stacks[0].layers
+    assert torch.equal(new[0].weight, old[0].weight.expand(3, -1, -1))
+    assert not torch.equal(new[1].weight, old[1].weight.expand(3, -1, -1))
+    loaded = Ratio.load(again.save(tmp_path / "r.safetensors"))
+    LRE(NETWORK, ensemble=3, settings=short).fit(shifted, Q, seed=2, start=loaded)
+    with pytest.raises(TrainingError, match=r"no network parameter 'head' to freeze"):
+        LRE(NETWORK, settings=short).fit(P, Q, seed=1, freeze=("head",))
+    with pytest.raises(
+        TrainingError, match=r"(?s)another architecture: layers\.0\.weight is.*\(1, 1, 9\), or one"
+    ):
+        LRE(MLP((9, 24)), settings=short).fit(P, Q, seed=1, start=first)
+    with pytest.raises(TrainingError, match=r"another architecture: .* is \(3, "):
+        LRE(NETWORK, ensemble=2, settings=short).fit(P, Q, seed=1, start=again)
+    other = replace(P, features=("y",)), replace(Q, features=("y",))
+    with pytest.raises(TrainingError, match=r"has other inputs\n.*x\n.*y"):
+        LRE(NETWORK, settings=short).fit(*other, seed=1, start=first)
+
+
+def test_a_stopped_training_resumes_and_refuses_other_events(tmp_path: Path) -> None:
+    lre = LRE(NETWORK, ensemble=2, settings=Settings(steps=40, batch_size=256, evaluations=4))
+    file = tmp_path / "training.safetensors"
+
+    def stop(step: int) -> None:
+        if step == 25:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        lre.fit(P, Q, seed=1, checkpoint=file, progress=stop)
+    with pytest.raises(TrainingError, match="belongs to another training"):
+        lre.fit(P, Q.scaled(2.0), seed=1, checkpoint=file)
+    resumed = lre.fit(P, Q, seed=1, checkpoint=file)
+    np.testing.assert_array_equal(resumed.members(GRID), lre.fit(P, Q, seed=1).members(GRID))
+
+
+def test_weights_that_depend_on_the_parameter_are_told() -> None:
+    z = np.random.default_rng(1).uniform(-1.0, 1.0, N)
+    numerator = replace(P, weight=1.0 + 0.1 * z, extra={"z": z})
+    with pytest.warns(
+        NeymanWarning, match=r"depends on 'z' \(0\.9\d+ below.*1\.0\d+ above"
+    ):
+        LRE(NETWORK, settings=Settings(steps=2)).fit(numerator, Q, parameters=("z",), seed=1)
+
+
+@pytest.mark.parametrize("loss", [BCE("gaussian"), BCE("arctan"), MLC("square"), MLC("relu")])
+def test_every_link_learns_two_gaussians(loss: Loss, tmp_path: Path) -> None:
+    ratio = LRE(NETWORK, loss, ensemble=2, settings=SETTINGS).fit(P, Q, seed=1)
+    inner = GRID[np.abs(GRID[:, 0]) < 1.6]
+    assert np.sqrt(np.mean((ratio.log_ratio(inner) - inner[:, 0]) ** 2)) < 0.12
+    np.testing.assert_array_equal(
+        Ratio.load(ratio.save(tmp_path / "r.safetensors")).log_ratio(inner), ratio.log_ratio(inner)
+    )

@@ -130,3 +130,111 @@ def test_progress_counts_finished_steps() -> None:
 def test_unusable_settings(settings: dict[str, float], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         Settings(**settings)  # type: ignore[arg-type]
+
+
+def test_one_cycle_schedule() -> None:
+    settings = Settings(steps=1000, schedule="one_cycle")
+    rates = [settings.rate(step) for step in range(1000)]
+    assert rates[0] == pytest.approx(1.0 / 25.0)
+    assert max(range(1000), key=rates.__getitem__) == 300
+    assert rates[300] == 1.0
+    assert rates[650] == pytest.approx(0.5, abs=1e-3)
+    assert rates[-1] == pytest.approx(1e-4, abs=1e-4)
+
+
+def test_a_member_stops_after_its_patience_and_the_training_after_the_last() -> None:
+    """Member 0 gets no better after its first evaluation; a later, lower loss comes too late for it."""
+    script = [[1.0, 9.0], [2.0, 8.0], [3.0, 7.0], [0.5, 6.5], [0.4, 6.6], [0.3, 6.7], [0.2, 1.0]]
+    objective, network = Regression(script), net(members=2)
+    history = train(network, objective, Settings(steps=70, evaluations=7, patience=2))
+    assert history.steps == [10, 20, 30, 40, 50, 60]
+    assert history.best_step == [10, 40]
+    for name, tensor in network.state_dict().items():
+        if name.startswith("layers"):
+            assert torch.equal(tensor[0], objective.states[0][name][0])
+            assert torch.equal(tensor[1], objective.states[3][name][1])
+
+
+def test_early_stopping_is_the_same_in_a_stack_and_alone() -> None:
+    """Every member is judged on a target of its own, so that they stop at different times."""
+
+    class Moving(Regression):
+        def loss(self, network: StackedMLP, step: int) -> torch.Tensor:
+            return ((network(X) - X**2 * math.cos(0.05 * step)) ** 2).mean(dim=(1, 2))
+
+    settings = Settings(steps=120, evaluations=24, patience=2, learning_rate=0.02)
+    together = net(members=4, seed=3)
+    history = train(together, Moving(), settings)
+    assert len(set(history.best_step)) > 1
+    for m in range(4):
+        alone = MLP((8,)).build(1)
+        start = net(members=4, seed=3).state_dict()
+        alone.load_state_dict({k: v[m : m + 1] if k.startswith("layers") else v for k, v in start.items()})
+        assert train(alone, Moving(), settings).best_step == history.best_step[m : m + 1]
+        for name, tensor in alone.state_dict().items():
+            if name.startswith("layers"):
+                torch.testing.assert_close(tensor[0], together.state_dict()[name][m], rtol=1e-5, atol=1e-6)
+
+
+def test_a_member_that_has_stopped_may_diverge_without_harm() -> None:
+    class Diverging(Regression):
+        def loss(self, network: StackedMLP, step: int) -> torch.Tensor:
+            return super().loss(network, step) + torch.tensor([math.nan if step > 25 else 0.0, 0.0])
+
+    objective = Diverging([[1.0, 9.0], [2.0, 8.0], [3.0, 7.0], [4.0, 6.0]])
+    network = net(members=2)
+    history = train(network, objective, Settings(steps=40, evaluations=4, patience=1))
+    assert history.best_step == [10, 40]
+    assert all(bool(tensor.isfinite().all()) for tensor in network.state_dict().values())
+
+
+def test_parameters_without_gradient_stay() -> None:
+    network = net(members=2)
+    network.layers[0].weight.requires_grad_(False)
+    before = network.layers[0].weight.clone()
+    train(network, Regression(), Settings(steps=5))
+    assert torch.equal(network.layers[0].weight, before)
+    network.requires_grad_(False)
+    with pytest.raises(TrainingError, match="all parameters of the network are frozen"):
+        train(network, Regression(), Settings(steps=5))
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"patience": 0}, "patience must be positive, got 0"),
+        ({"optimizer": "adamw"}, r"unknown optimizer 'adamw'\n.*adam, lion, ecd"),
+        ({"precision": "float16"}, "unknown precision 'float16'"),
+    ],
+)
+def test_more_unusable_settings(settings: dict[str, float], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        Settings(**settings)  # type: ignore[arg-type]
+
+
+def test_devices() -> None:
+    assert Settings(device="auto").torch_device.type == ("cuda" if torch.cuda.is_available() else "cpu")
+    with pytest.raises(ConfigError, match="unknown device 'gpu'"):
+        Settings(device="gpu").torch_device  # noqa: B018
+    with pytest.raises(ConfigError, match="there is no device 'cuda:99' here"):
+        Settings(device="cuda:99").torch_device  # noqa: B018
+
+
+def test_mixed_precision_learns() -> None:
+    network = net()
+    history = train(network, Regression(), Settings(steps=400, learning_rate=0.02, precision="bfloat16"))
+    assert history.validation[-1][0] < 5e-3
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_a_gpu_learns_the_same() -> None:
+    global X  # noqa: PLW0603
+    here, network = X, net(members=2)
+    try:
+        X = X.to("cuda")
+        train(network.to("cuda"), Regression(), Settings(steps=100))
+    finally:
+        X = here
+    alone = net(members=2)
+    train(alone, Regression(), Settings(steps=100))
+    torch.testing.assert_close(network.cpu()(X), alone(X), rtol=1e-2, atol=1e-2)

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 import neyman as ny
 from neyman.errors import TrainingError
 from neyman.networks import MLP, column_scaling
-from neyman.training import BCE, MLC, Loss, PairObjective, Sample, held_out
+from neyman.training import BCE, MLC, Loss, PairObjective, Sample, Settings, held_out, train
 
 RNG = np.random.default_rng(1)
 
@@ -150,3 +150,33 @@ def test_column_scaling() -> None:
     samples[0][:, 1] = samples[1][:, 1] = 1e6
     with pytest.raises(TrainingError, match=r"feature 'b' is constant \(1e\+06\)"):
         column_scaling(np.concatenate(samples), ("a", "b"))
+
+
+def test_an_extreme_input_of_the_batch_is_named() -> None:
+    p, q = events(64), events(64)
+    q.x[17, 1] = 1e25
+    network = MLP((4,), "relu").build(2, members=2)
+    objective = PairObjective(
+        BCE(), (p, q), (p, q), members=2, batch_size=64, seed=4, features=("met", "jet_pt")
+    )
+    found = objective.explain(step=0, member=1)
+    assert "'jet_pt' = 1e+25" in found
+    assert "of the denominator, weight 1 of the mean" in found
+    with pytest.raises(
+        TrainingError, match=r"(?s)not finite at step \d.*'jet_pt' = 1e\+25.*best state so far"
+    ):
+        train(network, objective, Settings(steps=20, learning_rate=1e30, warmup=0.0))
+
+
+def test_bootstrap_weights_are_poisson_and_follow_the_event() -> None:
+    ids = np.repeat(np.arange(20_000), 2)
+    sample = events(40_000, np.full(40_000, -0.5))
+    weights = sample.bootstrapped(ids, 3, seed=1).weight / -0.5
+    assert weights.shape == (3, 40_000)
+    np.testing.assert_array_equal(weights[:, ::2], weights[:, 1::2])
+    counts = np.bincount(weights[0, ::2].astype(int), minlength=8)[:8] / 20_000
+    expected = np.exp(-1.0) / np.array([math.factorial(k) for k in range(8)])
+    np.testing.assert_allclose(counts, expected, atol=0.012)
+    assert abs(np.corrcoef(weights[0, ::2], weights[1, ::2])[0, 1]) < 0.03
+    np.testing.assert_array_equal(weights, sample.bootstrapped(ids, 5, seed=1).weight[:3] / -0.5)
+    assert (weights != sample.bootstrapped(ids, 3, seed=2).weight / -0.5).any()

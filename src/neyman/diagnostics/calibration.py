@@ -14,6 +14,7 @@ from neyman.diagnostics.samples import ENOUGH, column, quantiles, weight
 from neyman.errors import InputError
 
 Array = NDArray[np.float64]
+_ROUNDING = 1e-9  # of a share, where a prediction is exactly 0 or 1
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,8 +36,8 @@ class CalibrationCurve(Check):
     deviation
         Root-mean-square of :math:`o_b - f_b` beyond what the statistical errors explain.
     chi2, p_value
-        :math:`\chi^2 = \sum_b (o_b - f_b)^2/\sigma_b^2` and the probability of a larger one, one degree of freedom a
-        bin.
+        :math:`\chi^2 = \sum_b (o_b - f_b)^2/\sigma_b^2` and the probability of a larger one with a degree of freedom a
+        bin (one too many, as both classes are normalised: slightly conservative).
     tolerance
         Deviation that is still accepted.
     """
@@ -66,10 +67,10 @@ def calibration_curve(
     r"""Compare predicted and observed shares of the numerator in bins of the prediction.
 
     Fails when the curve is off significantly and its deviation exceeds the tolerance. Unlike closure, which is
-    normalised, it sees a wrong normalisation of the ratio. The variance of the share in a bin is the larger of the
-    observed :math:`\sum_p w^2 (1-f)^2 + \sum_q w^2 f^2` and the expected
-    :math:`\sum w f (1-f) [\omega_p (1-f) + \omega_q f]`, :math:`\omega = \sum w^2/\sum w` of a class, over the squared
-    content. A bin in which a class has and should have fewer than ten effective events is joined with its neighbour.
+    normalised, it sees a wrong normalisation of the ratio. The variance of a share is the one expected of the
+    prediction, :math:`\sum |w| f (1-f) [\omega_p (1-f) + \omega_q f]` over the squared content of the bin, with
+    :math:`\omega = \sum w^2/\sum |w|` of a class. A bin in which a class has and should have fewer than ten effective
+    events is joined with its neighbour.
 
     Parameters
     ----------
@@ -100,15 +101,16 @@ def calibration_curve(
     inner = np.unique(quantiles(l, w, np.arange(1, bins) / bins))
     index = np.searchsorted(inner, l, side="left")
     omega = np.array([v_p @ v_p, v_q @ v_q])
+    size_p, size_q = omega / [np.abs(v_p).sum(), np.abs(v_q).sum()]
     quantity = (
-        w * in_p, w * (1.0 - in_p), w**2 * in_p, w**2 * (1.0 - in_p), w * f, w**2 * (in_p - f) ** 2,
-        w * f * (1.0 - f) * (omega[0] * (1.0 - f) + omega[1] * f),
+        w * in_p, w * (1.0 - in_p), w**2 * in_p, w**2 * (1.0 - in_p), w * f,
+        np.abs(w) * f * (1.0 - f) * (size_p * (1.0 - f) + size_q * f),
     )  # fmt: skip
     sums = np.stack([np.bincount(index, one, len(inner) + 1) for one in quantity]).astype(np.float64)
     starts = _joined(sums, omega)
-    p, q, _, _, expected, observed_variance, expected_variance = np.add.reduceat(sums, starts, axis=1)
+    p, q, _, _, expected, variance = np.add.reduceat(sums, starts, axis=1)
     content = p + q
-    error = np.sqrt(np.maximum(observed_variance, expected_variance)) / content
+    error = np.maximum(np.sqrt(variance) / content, _ROUNDING)
     predicted, observed, share = expected / content, p / content, content / content.sum()
     residual = observed - predicted
     chi2 = float(np.sum((residual / error) ** 2))

@@ -117,13 +117,14 @@ class ClosureCheck(Check):
         All comparisons.
     corrected
         Their p-values after Holm's correction; None for too few events.
-    tolerance
-        Deviation that is still accepted.
+    tolerance, significance
+        Deviation that is still accepted, and the corrected p-value below which one counts.
     """
 
     closures: tuple[Closure, ...]
     corrected: tuple[float | None, ...]
     tolerance: float
+    significance: float
 
 
 def closure(
@@ -267,7 +268,7 @@ def check_closure(
             f"{worst.resolution:.1%}, corrected p = {p:.2g}"
         )
     passed = not failed and missing.missing <= tolerance
-    return ClosureCheck("closure", passed, reason, tuple(closures), tuple(corrected), tolerance)
+    return ClosureCheck("closure", passed, reason, tuple(closures), tuple(corrected), tolerance, significance)
 
 
 def _where(one: Closure) -> str:

@@ -170,10 +170,10 @@ class MixtureSurface:
 
     def _log_mu(self, mu: Array) -> Array:
         low, high = np.log(self.mu_range)
-        return _scaled(np.log(mu), float(low), float(high), f"mu outside {self.mu_range}")
+        return _scaled(np.log(mu), float(low), float(high), "mu")
 
     def _scaled_z(self, z: ArrayLike) -> Array:
-        return _scaled(np.asarray(z, dtype=np.float64), *self.z_range, f"z outside {self.z_range}")
+        return _scaled(np.asarray(z, dtype=np.float64), *self.z_range, "z")
 
 
 def profiles(nll: ArrayLike) -> tuple[Array, ...]:
@@ -345,10 +345,13 @@ def _log_sums(contrast: torch.Tensor, mu: torch.Tensor, counts: torch.Tensor) ->
     return sums
 
 
-def _scaled(x: Array, low: float, high: float, problem: str) -> Array:
+def _scaled(x: Array, low: float, high: float, name: str) -> Array:
     t = np.atleast_1d((2.0 * x - low - high) / (high - low))
     if not bool((np.abs(t) <= 1.0 + 1e-12).all()):
-        raise InputError(problem, fix="tabulate the log-ratios over the whole range of the grid")
+        raise InputError(
+            f"{name} lies outside the range of the surface",
+            fix="make the surface with a range that holds the whole grid",
+        )
     return np.asarray(np.clip(t, -1.0, 1.0), dtype=np.float64)
 
 

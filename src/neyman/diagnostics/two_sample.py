@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -11,6 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from neyman.diagnostics.gates import Check
 from neyman.diagnostics.samples import histogram, matrix, quantiles, reweighted, weight
+from neyman.errors import NeymanWarning
 
 if TYPE_CHECKING:
     from neyman.ratios import LRE
@@ -152,5 +154,9 @@ def _train(
 
     chosen = estimator or Estimator(MLP((64, 64)), settings=Settings(steps=500, batch_size=512))
     p, q = (EventTable(names, x.astype(np.float32), w) for x, w in (target, reference))
-    ratio = chosen.fit(p, q, seed=seed)
+    with warnings.catch_warnings():
+        warnings.simplefilter(
+            "ignore", NeymanWarning
+        )  # what the reference does not cover is the check `support`
+        ratio = chosen.fit(p, q, seed=seed)
     return lambda x: np.asarray(ratio.log_ratio(x.astype(np.float32)), dtype=np.float64)

@@ -276,7 +276,8 @@ class ECD(torch.optim.Optimizer):
                 expected=f"ECD with {self._rows} x {self.d} parameters",
             )
         for generator, value in zip(self._generators, state["generators"], strict=True):
-            generator.set_state(value)
+            # A copy: set_state reads from the beginning of the storage, and ends the process on a view of it.
+            generator.set_state(value.clone())
 
     # Checks and parts of a step -----------------------------------------------------------------------------
 
