@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from analysis_toy import Recorder, write_root
 
+import neyman as ny
 from neyman import Likelihood
 from neyman.analysis import run
 from neyman.errors import ConfigError, InputError, NeymanError
@@ -314,3 +315,28 @@ def test_broken_processor(toy):
 def test_failing_processor_names_the_line(toy):
     edit(toy.parent / "processor.py", "events.y +", "events.y + 1 / 0 *")
     fails(toy, r"(?s)division by zero.*processor\.py.*line 8", ConfigError)
+
+
+def test_the_spread_of_bootstrap_members_becomes_nuisance_parameters(toy_config, toy_run, tmp_path):
+    """They widen the error beyond that of the systematics, and a workspace with them is complete."""
+    shutil.copytree(toy_config.parent, tmp_path / "a")
+    toml = tmp_path / "a" / "analysis.toml"
+    edit(toml, "[training.nominal]", "[training]\nspread = true\nspread_components = 3\n\n[training.nominal]")
+    edit(toml, "hidden = [16, 16]\nensemble = 2", "hidden = [16, 16]\nensemble = 5\nbootstrap = true")
+    done = run(toml, output=tmp_path / "out")
+    lh = Likelihood.load(done.output / "workspace")
+    assert {f"spread_{s}[{k}]" for s in ("sig", "bkg") for k in range(3)} <= set(lh.names)
+    row = next(r for r in done.results["comparison"] if r["kind"] == "unbinned")
+    asimov = lh.asimov()
+    full = ny.fit(asimov)
+    held = ny.fit(asimov, fixed=[n for n in lh.names if n.startswith(("spread_", "staterror_"))])
+    assert full.values["mu"] == pytest.approx(1.0, abs=1e-6)
+    assert full.errors["mu"] > 1.001 * held.errors["mu"]
+    assert row["syst"] == pytest.approx(held.errors["mu"], rel=1e-6)
+    assert row["with_simulation"] > full.errors["mu"]
+    assert all(check["passed"] for check in done.results["validation"])
+
+
+def test_more_components_than_members_are_refused(toy):
+    edit(toy, "[training.nominal]", "[training]\nspread = true\n\n[training.nominal]")
+    fails(toy, r"spread_components = 4 needs an ensemble of more members than 2")

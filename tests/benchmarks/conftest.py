@@ -36,12 +36,11 @@ def _processor_model() -> str:
 
 @pytest.fixture(scope="session")
 def record() -> Callable[..., None]:
-    """``record(name, figures, *peers)`` writes the figures with versions, processor and load average."""
+    """``record(name, figures, *peers)`` writes the figures beside versions, processor and load average."""
 
     def write(name: str, figures: dict[str, Any], *peers: str) -> None:
         versions = {package: _version(package) for package in (*PACKAGES, *peers)}
-        document = {
-            "figures": figures,
+        document = figures | {
             "versions": {"python": platform.python_version()} | {k: v for k, v in versions.items() if v},
             "processor": {"model": _processor_model(), "cores": os.cpu_count()},
             "load_average": [round(load, 2) for load in os.getloadavg()],

@@ -9,6 +9,7 @@ import itertools
 from dataclasses import dataclass, field
 
 import numpy as np
+from scipy.interpolate import BarycentricInterpolator
 
 import neyman as ny
 from neyman.diagnostics.bootstrap import bootstrap_coverage, expected_coverage, intervals, resample
@@ -122,12 +123,36 @@ def surface_of(log_signal, log_background, counts):
     )
 
 
-def evaluate(case: str, estimators: dict, sets, *, n_bootstrap: int = 100, nodes: int = 21, progress=None):
-    """Figures of the true likelihood and of each estimator.
+def log_normalisation(members, x, z, nodes: int = 11):
+    """``ln E_q[r(.; z)]`` over reference events at the given z, of every member and of the mean of their log-ratios:
+    ``(n_members, n_z)`` and ``(n_z,)``. It is smooth in z, so few passes over the events are enough."""
+    each, mean = [], []
+    for value in chebyshev_nodes(*USED_Z, nodes):
+        table = np.asarray(members(x, [value]), dtype=np.float64)
+        each.append(np.log(np.exp(table).mean(axis=1)))
+        mean.append(np.log(np.exp(table.mean(axis=0)).mean()))
+    at = BarycentricInterpolator(chebyshev_nodes(*USED_Z, nodes), np.column_stack([*each]).T)(z)
+    of_mean = BarycentricInterpolator(chebyshev_nodes(*USED_Z, nodes), np.array(mean))(z)
+    return at.T, of_mean
 
-    `estimators` maps names to functions of (process, x, z) that give the log-ratios of every member,
-    ``(n_members, n_events)``; each is judged member by member (``<name>_single``) and as the mean of its log-ratios
-    (``<name>_ensemble``).
+
+def log_ratios(members, x, z, norms=None):
+    """Log-ratios of every member and of their mean, ``(n_members + 1, n_events, n_z)``."""
+    at = np.tile(np.asarray(z, dtype=np.float64), len(x))[:, None]
+    table = np.asarray(members(np.repeat(x, len(z), axis=0), at), np.float64).reshape(-1, len(x), len(z))
+    table = np.concatenate([table, table.mean(axis=0, keepdims=True)])
+    if norms is not None:
+        table[:-1] -= norms[0][:, None, :]
+        table[-1] -= norms[1]
+    return table
+
+
+def evaluate(case: str, estimators: dict, sets, *, n_bootstrap: int = 100, nodes: int = 21, progress=None):
+    """Figures of the true likelihood and of each estimator, ``{name: [figures of each member]}``.
+
+    `estimators` maps names to {process: (members, norms)}: a function of (x, z) that gives the log-ratio of every
+    member, and the normalisation at the nodes (None for densities). Each is judged member by member
+    (``<name>_single``) and as the mean of the log-ratios (``<name>_ensemble``).
     """
     scores: dict = {}
     z = chebyshev_nodes(*USED_Z, nodes)
@@ -136,15 +161,13 @@ def evaluate(case: str, estimators: dict, sets, *, n_bootstrap: int = 100, nodes
         truth = surface_of(*(log_density(case, p, one.x, z) for p in PROCESSES), counts)
         true_grid = -truth(MU_GRID, Z_GRID)
         scores.setdefault(("truth", 0), Score()).add(truth, true_grid)
-        x, at = np.repeat(one.x, nodes, axis=0), np.tile(z, len(one.x))[:, None]
-        for name, members in estimators.items():
-            tables = [
-                np.asarray(members(p, x, at), np.float64).reshape(-1, len(one.x), nodes) for p in PROCESSES
-            ]
-            pairs = [(f"{name}_single", m, *pair) for m, pair in enumerate(zip(*tables, strict=True))]
-            pairs.append((f"{name}_ensemble", 0, *(table.mean(axis=0) for table in tables)))
-            for key, m, signal, background in pairs:
-                scores.setdefault((key, m), Score()).add(surface_of(signal, background, counts), true_grid)
+        for name, processes in estimators.items():
+            signal, background = (
+                log_ratios(members, one.x, z, norms) for members, norms in (processes[p] for p in PROCESSES)
+            )
+            for m in range(len(signal)):
+                key = (f"{name}_single", m) if m + 1 < len(signal) else (f"{name}_ensemble", 0)
+                scores.setdefault(key, Score()).add(surface_of(signal[m], background[m], counts), true_grid)
         if progress:
             progress(done + 1)
     figures: dict = {}

@@ -11,7 +11,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from neyman.analysis.config import Config, SampleSection
-from neyman.analysis.evaluation import CLASSIFIER, SINGLE, Prepared, counts, float64, prepare
+from neyman.analysis.evaluation import (
+    CLASSIFIER,
+    SINGLE,
+    Prepared,
+    counts,
+    float64,
+    prepare,
+    spread_columns,
+)
 from neyman.analysis.simulation import NAMING, NOMINAL, Simulation, derive, nominal_contents
 from neyman.files import write_json
 from neyman.ratios import ProcessRatios, RatioTable
@@ -65,6 +73,9 @@ def unbinned_channel(
             else:
                 up, down = process.up_down_columns(s.name)
                 out.append({"name": s.name, "type": "ratiosys", "data": {"hi": up, "lo": down}})
+        if config.training.spread:
+            columns = {"columns": spread_columns(config, sample.name)}
+            out.append({"name": f"spread_{sample.name}", "type": "spread", "data": columns})
         return out
 
     region = config.signal_region

@@ -151,13 +151,20 @@ class RegionSection(Section):
 
 
 class NetworkSection(Section):
-    """``[training.*]``: architecture and schedule of one kind of network."""
+    """``[training.*]``: architecture and schedule of one kind of network.
+
+    Attributes
+    ----------
+    bootstrap
+        Whether every member is trained on a Poisson bootstrap of the events of its own.
+    """
 
     hidden: tuple[Annotated[int, Field(ge=1, le=10_000)], ...] = Field(default=(64, 64, 64), min_length=1)
     ensemble: Annotated[int, Field(ge=1, le=1000)] = 5
     steps: Annotated[int, Field(ge=1)] = 1500
     batch_size: Annotated[int, Field(ge=1)] = 1024
     learning_rate: Positive = 2e-3
+    bootstrap: bool = False
 
 
 class TrainingSection(Section):
@@ -169,9 +176,15 @@ class TrainingSection(Section):
         Part of the simulated events used for training; the rest makes the likelihood and all checks.
     nominal, updown
         Networks of the process ratios and of the up/down ratios.
+    spread
+        Whether the fit may move each process ratio within the spread of its members: a nuisance parameter
+        ``spread_PROCESS[k]`` for each of the leading `spread_components` directions. With ``bootstrap`` members it
+        contains the statistical error of the training events, otherwise the noise of the training alone.
     """
 
     fraction: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.5
+    spread: bool = False
+    spread_components: Annotated[int, Field(ge=1, le=100)] = 4
     nominal: NetworkSection = NetworkSection()
     updown: NetworkSection = NetworkSection(hidden=(32, 32), ensemble=3, steps=600, learning_rate=1e-3)
 
@@ -233,6 +246,11 @@ class Config(Section):
         if sum(s.ratio == "network" for s in self.systematics) > 1:
             raise ValueError("at most one systematic may have ratio = 'network'; use 'updown' for the others")
         _check_declarations(self)
+        if self.training.spread and self.training.nominal.ensemble <= self.training.spread_components:
+            raise ValueError(
+                f"training.spread_components = {self.training.spread_components} needs an ensemble of more members "
+                f"than {self.training.nominal.ensemble}"
+            )
         return self
 
     @property

@@ -14,6 +14,7 @@ from neyman.analysis.config import Config, SystematicSection
 from neyman.analysis.simulation import NAMING, NOMINAL, Simulation, make_hist
 from neyman.diagnostics import Closure, closure
 from neyman.events import EventTable
+from neyman.likelihood.spread import member_components
 from neyman.ratios import ProcessRatios, RatioTable
 
 Array = NDArray[np.float64]
@@ -88,6 +89,9 @@ def prepare(config: Config, simulation: Simulation, ratios: Mapping[str, Process
             closures.setdefault(name, []).extend(_closure(sample.name, events, reference, log_ratio))
         for kind, content in contents.items():
             histograms[kind][sample.name] = make_hist(kind, edges[kind].tolist(), content)
+    if config.training.spread:
+        for process in ratios.values():
+            reference = reference.with_columns(_spread(config, process, reference))
     return Prepared(reference, yields, observables, edges, histograms, closures)
 
 
@@ -110,6 +114,25 @@ def _varied(
         x = reference.events.with_features(process.nominal.features).x
         return float64(process.nominal(x, [_SIDES[side][1]]))
     return nominal + float64(reference.columns[process.up_down_columns(systematic.name)[side]])
+
+
+def spread_columns(config: Config, sample: str) -> tuple[str, ...]:
+    """Names of the columns in which the members of a process ratio differ."""
+    return tuple(f"{sample}#{k}" for k in range(config.training.spread_components))
+
+
+def _spread(config: Config, process: ProcessRatios, reference: RatioTable) -> dict[str, NDArray[np.float32]]:
+    """Leading directions in which the normalised members differ, one standard deviation long."""
+    members = process.members_at_nominal(reference.events).astype(np.float64)
+    members -= np.log(np.average(np.exp(members), axis=1, weights=reference.weight))[:, None]
+    components = member_components(
+        members,
+        reference.weight,
+        kind="bootstrap" if config.training.nominal.bootstrap else "ensemble",
+        n_components=config.training.spread_components,
+    )
+    names = spread_columns(config, process.name)
+    return {n: c.astype(np.float32) for n, c in zip(names, components.columns(members), strict=True)}
 
 
 def _closure(process: str, events: EventTable, reference: RatioTable, log_ratio: Array) -> list[Closure]:

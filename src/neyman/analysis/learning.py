@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from neyman.analysis.config import Config, NetworkSection, SystematicSection
@@ -23,11 +24,14 @@ def estimator(section: NetworkSection) -> LRE:
         settings=Settings(
             steps=section.steps, batch_size=section.batch_size, learning_rate=section.learning_rate
         ),
+        bootstrap=section.bootstrap,
     )
 
 
-def train_process(config: Config, simulation: Simulation, sample: str, progress: Progress) -> Ratio:
-    """Train ``ln p_sample(x|alpha)/q(x)`` on the training half."""
+def train_process(
+    config: Config, simulation: Simulation, sample: str, checkpoint: Path, progress: Progress
+) -> Ratio:
+    """Train ``ln p_sample(x|alpha)/q(x)`` on the training half; a stopped training goes on from `checkpoint`."""
     reference = simulation.mixture([simulation.training(s.name, NOMINAL) for s in config.samples])
     numerator = simulation.training(sample, sampled_name(config))
     conditioning = config.conditioning
@@ -40,6 +44,7 @@ def train_process(config: Config, simulation: Simulation, sample: str, progress:
             "numerator": sample,
             "denominator": "equal mixture of " + ", ".join(s.name for s in config.samples),
         },
+        checkpoint=checkpoint,
         progress=progress,
     )
 

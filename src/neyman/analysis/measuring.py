@@ -61,7 +61,7 @@ def compare(config: Config, descriptions: Descriptions, simulation_noise: float)
     rows = []
     for kind, lh in descriptions.likelihoods.items():
         asimov = lh.asimov()
-        simulation = [name for name in lh.names if name.startswith("staterror_")]
+        simulation = [name for name in lh.names if name.startswith(("staterror_", "spread_"))]
         stat = fit(asimov, fixed=[name for name in lh.names if name != poi])
         syst = fit(asimov, fixed=simulation, minos=(poi,))
         full = fit(asimov)
@@ -187,7 +187,7 @@ def measure(config: Config, workspace: Path) -> dict[str, Any]:
     expected = fit(asimov, minos=(poi,))
     observed = {kind: fit(one, minos=(poi,)) for kind, one in descriptions.likelihoods.items()}
     held = dict(zip(lh.names, lh.fixed, strict=True))
-    named = [name for name in lh.names if not held[name] and not name.startswith("staterror_")]
+    named = [name for name in lh.names if not held[name] and not name.startswith(("staterror_", "spread_"))]
     points = config.fit.profile_points
     return {
         "comparison": table,

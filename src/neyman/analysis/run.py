@@ -164,7 +164,9 @@ class _Pipeline:
 
         def nominal(part: Path) -> dict[str, Any]:
             progress = self._progress(name, config.training.nominal.steps)
-            ratio = train_process(config, simulation, sample, progress)
+            ratio = train_process(
+                config, simulation, sample, self._steps.scratch(f"{sample}.training"), progress
+            )
             ratio.save(part)
             return summarise(ratio)
 
@@ -204,6 +206,7 @@ class _Pipeline:
             [t.digests for t in trained],
             simulation.expected,
             config.model_dump(exclude={"training", "events"}),
+            config.training.model_dump(include={"spread", "spread_components"}),
             config.events.features,
             code_digest("analysis", "ratios", "workspace", "diagnostics"),
         )

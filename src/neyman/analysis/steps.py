@@ -88,6 +88,10 @@ class Steps:
                     shutil.rmtree(stale) if stale.is_dir() else stale.unlink()
             yield
 
+    def scratch(self, name: str) -> Path:
+        """A file in which a step may keep what lets it go on after an interruption."""
+        return self.output / _STATE / name
+
     def do(
         self,
         name: str,

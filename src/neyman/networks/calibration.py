@@ -25,7 +25,7 @@ Method = Literal["isotonic", "histogram", "temperature", "platt"]
 _KNOTS = 1000
 _HISTOGRAM = (50, 100)  # at most this many bins, at least that many events in each
 _FEWEST, _AT_THE_ENDS = 50.0, 5.0  # effective events of each class: in all, and in an outermost block
-_STEEPEST = 100.0
+_STEEPEST, _SEPARATED = 100.0, 1e-6  # largest scale, and the cross-entropy of classes without overlap
 
 
 class Calibration(BaseModel):
@@ -181,7 +181,7 @@ def _affine(p: tuple[Array, Array], q: tuple[Array, Array], *, shifted: bool) ->
     scale = float(found.x[0]) / width
     if not scale > 0.0:
         raise _reversed(f"best scale {scale:.3g}")
-    if scale >= _STEEPEST:
+    if scale >= _STEEPEST or found.fun < _SEPARATED:
         raise InputError(
             "the log-ratio separates the classes without overlap: it cannot be calibrated by a scale",
             fix="use isotonic or histogram",

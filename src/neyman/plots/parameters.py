@@ -195,7 +195,7 @@ def correlation(
 
 def shown(fit: Mapping[str, Any]) -> list[str]:
     """Parameters of a fit's dictionary that are worth a row of a matrix: free, and not the simulation's statistics."""
-    return [n for n in fit["names"] if n not in fit["fixed"] and not n.startswith("staterror_")]
+    return [n for n in fit["names"] if n not in fit["fixed"] and not n.startswith(("staterror_", "spread_"))]
 
 
 def _most_correlated(names: list[str], every: list[str], matrix: Array, largest: int) -> list[str]:

@@ -215,8 +215,8 @@ def fits(config: Results, results: Results) -> Html:
     ]
     notes = [join(tag("strong", f"{n}: "), m) for n, fit in columns.items() for m in fit["messages"]]
     names = list(dict.fromkeys(name for fit in columns.values() for name in fit["names"]))
-    main = sorted((n for n in names if not n.startswith("staterror_")), key=lambda n: n != poi)
-    rest = [n for n in names if n.startswith("staterror_")]
+    main = sorted((n for n in names if not n.startswith(("staterror_", "spread_"))), key=lambda n: n != poi)
+    rest = [n for n in names if n.startswith(("staterror_", "spread_"))]
 
     def parameters(chosen: Sequence[str]) -> Html:
         rows = [(symbol(n), *(_parameter(fit, n) for fit in columns.values())) for n in chosen]

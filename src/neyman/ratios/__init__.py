@@ -12,4 +12,4 @@ from neyman.ratios.lre import LRE
 from neyman.ratios.process import ProcessRatios, RatioTable, tabulate
 from neyman.ratios.ratio import Ratio
 
-__all__ = ["DLE", "Density", "Hybrid", "LRE", "ProcessRatios", "Ratio", "RatioTable", "tabulate"]
+__all__ = ["DLE", "LRE", "Density", "Hybrid", "ProcessRatios", "Ratio", "RatioTable", "tabulate"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -76,6 +76,12 @@ class ProcessRatios:
     def at_nominal(self, events: EventTable) -> NDArray[np.float32]:
         """Evaluate the log-ratio at the nominal parameters, shape ``(n_events,)``."""
         return self.nominal(
+            events.with_features(self.nominal.features).x, [0.0] if self.conditioned_on else None
+        )
+
+    def members_at_nominal(self, events: EventTable) -> NDArray[np.float32]:
+        """Evaluate every member at the nominal parameters, shape ``(n_members, n_events)``."""
+        return self.nominal.members(
             events.with_features(self.nominal.features).x, [0.0] if self.conditioned_on else None
         )
 
@@ -185,6 +191,10 @@ class RatioTable:
             columns |= process.columns(events)
         return cls(events.weight, columns, events)
 
+    def with_columns(self, columns: Mapping[str, NDArray[np.float32]]) -> RatioTable:
+        """Return the table with further columns."""
+        return replace(self, columns={**self.columns, **columns})
+
     def to_parquet(self, path: str | os.PathLike[str]) -> Path:
         """Write weight, features and other event columns (prefixed ``x:``) and log-ratios, atomically."""
         arrays: dict[str, NDArray[Any]] = {"weight": np.asarray(self.weight, dtype=np.float64)}
@@ -192,5 +202,5 @@ class RatioTable:
         arrays |= {f"x:{name}": np.asarray(column) for name, column in self.events.extra.items()}
         arrays |= {name: np.asarray(values, dtype=np.float32) for name, values in self.columns.items()}
         with atomic(path) as part:
-            pq.write_table(pa.table(arrays), part, use_dictionary=False, compression="zstd")
+            pq.write_table(pa.table(arrays), part, use_dictionary=False, compression="lz4")
         return Path(path)
