@@ -10,6 +10,8 @@ that belongs to no pyplot state.
   together.
 * `toy_pulls`, `coverage`, `goodness_of_fit`, `significance`: what toys say.
 * `closure`, `discriminant`: events against what was learned, and the stacked classifier histogram.
+* `closure_check`, `closure_slices`, `calibration_curve`, `calibration_map`, `two_sample`, `ratio_weights`, `support`,
+  `ensemble_spread`, `expected_coverage`: the checks of `neyman.diagnostics`.
 * `training`: losses of all networks.
 * `report.write`: all of them in one self-contained page.
 """
@@ -20,7 +22,11 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 _WHERE = {
+    "calibration_curve": "neyman.plots.trust",
+    "calibration_map": "neyman.plots.trust",
     "closure": "neyman.plots.distributions",
+    "closure_check": "neyman.plots.trust",
+    "closure_slices": "neyman.plots.trust",
     "cls_scan": "neyman.plots.intervals",
     "comparison": "neyman.plots.scans",
     "construction": "neyman.plots.intervals",
@@ -28,18 +34,27 @@ _WHERE = {
     "correlation": "neyman.plots.parameters",
     "coverage": "neyman.plots.toys",
     "discriminant": "neyman.plots.distributions",
+    "ensemble_spread": "neyman.plots.weights",
+    "expected_coverage": "neyman.plots.weights",
     "goodness_of_fit": "neyman.plots.toys",
     "group_impacts": "neyman.plots.parameters",
     "profile_scan": "neyman.plots.scans",
     "profiles": "neyman.plots.scans",
     "pulls_and_impacts": "neyman.plots.parameters",
+    "ratio_weights": "neyman.plots.weights",
     "significance": "neyman.plots.toys",
+    "support": "neyman.plots.weights",
     "toy_pulls": "neyman.plots.toys",
     "training": "neyman.plots.losses",
+    "two_sample": "neyman.plots.trust",
 }
 
 __all__ = [
+    "calibration_curve",
+    "calibration_map",
     "closure",
+    "closure_check",
+    "closure_slices",
     "cls_scan",
     "comparison",
     "construction",
@@ -47,15 +62,20 @@ __all__ = [
     "correlation",
     "coverage",
     "discriminant",
+    "ensemble_spread",
+    "expected_coverage",
     "goodness_of_fit",
     "group_impacts",
     "profile_scan",
     "profiles",
     "pulls_and_impacts",
+    "ratio_weights",
     "report",
     "significance",
+    "support",
     "toy_pulls",
     "training",
+    "two_sample",
 ]
 
 if TYPE_CHECKING:
@@ -76,6 +96,15 @@ if TYPE_CHECKING:
     from neyman.plots.toys import goodness_of_fit as goodness_of_fit
     from neyman.plots.toys import significance as significance
     from neyman.plots.toys import toy_pulls as toy_pulls
+    from neyman.plots.trust import calibration_curve as calibration_curve
+    from neyman.plots.trust import calibration_map as calibration_map
+    from neyman.plots.trust import closure_check as closure_check
+    from neyman.plots.trust import closure_slices as closure_slices
+    from neyman.plots.trust import two_sample as two_sample
+    from neyman.plots.weights import ensemble_spread as ensemble_spread
+    from neyman.plots.weights import expected_coverage as expected_coverage
+    from neyman.plots.weights import ratio_weights as ratio_weights
+    from neyman.plots.weights import support as support
 
 
 def __getattr__(name: str) -> Any:
