@@ -11,7 +11,8 @@ that belongs to no pyplot state.
 * `toy_pulls`, `coverage`, `goodness_of_fit`, `significance`: what toys say.
 * `closure`, `discriminant`: events against what was learned, and the stacked classifier histogram.
 * `closure_check`, `closure_slices`, `calibration_curve`, `calibration_map`, `two_sample`, `ratio_weights`, `support`,
-  `ensemble_spread`, `expected_coverage`: the checks of `neyman.diagnostics`.
+  `ensemble_spread`, `expected_coverage`, `overlap`, `bootstrap_coverage`: the checks of `neyman.diagnostics`.
+* `likelihoods`: contours of several likelihoods of the same data.
 * `training`: losses of all networks.
 * `report.write`: all of them in one self-contained page.
 """
@@ -22,6 +23,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 _WHERE = {
+    "bootstrap_coverage": "neyman.plots.mixtures",
     "calibration_curve": "neyman.plots.trust",
     "calibration_map": "neyman.plots.trust",
     "closure": "neyman.plots.distributions",
@@ -38,6 +40,8 @@ _WHERE = {
     "expected_coverage": "neyman.plots.weights",
     "goodness_of_fit": "neyman.plots.toys",
     "group_impacts": "neyman.plots.parameters",
+    "likelihoods": "neyman.plots.mixtures",
+    "overlap": "neyman.plots.mixtures",
     "profile_scan": "neyman.plots.scans",
     "profiles": "neyman.plots.scans",
     "pulls_and_impacts": "neyman.plots.parameters",
@@ -50,6 +54,7 @@ _WHERE = {
 }
 
 __all__ = [
+    "bootstrap_coverage",
     "calibration_curve",
     "calibration_map",
     "closure",
@@ -66,6 +71,8 @@ __all__ = [
     "expected_coverage",
     "goodness_of_fit",
     "group_impacts",
+    "likelihoods",
+    "overlap",
     "profile_scan",
     "profiles",
     "pulls_and_impacts",
@@ -86,6 +93,9 @@ if TYPE_CHECKING:
     from neyman.plots.intervals import construction as construction
     from neyman.plots.intervals import contours as contours
     from neyman.plots.losses import training as training
+    from neyman.plots.mixtures import bootstrap_coverage as bootstrap_coverage
+    from neyman.plots.mixtures import likelihoods as likelihoods
+    from neyman.plots.mixtures import overlap as overlap
     from neyman.plots.parameters import correlation as correlation
     from neyman.plots.parameters import group_impacts as group_impacts
     from neyman.plots.parameters import pulls_and_impacts as pulls_and_impacts
