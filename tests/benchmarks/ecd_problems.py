@@ -93,7 +93,9 @@ def jets(events: int, seed: int, *, test_events: int = 100_000) -> Problem:
         torch.manual_seed(seed)
         p, q = (flow().sample((events + test_events // 2,)) for flow in (shifted, base))
         test = torch.cat([p[events:], q[events:]])
-        log_ratio = torch.cat([shifted().log_prob(part) - base().log_prob(part) for part in test.split(10_000)])
+        log_ratio = torch.cat(
+            [shifted().log_prob(part) - base().log_prob(part) for part in test.split(10_000)]
+        )
     return Problem(
         name="jets",
         hidden=(64, 128, 64),

@@ -44,11 +44,16 @@ def table(x, z=None):
     return ny.EventTable.from_arrays(columns, features=FEATURES, extra=() if z is None else ("z",))
 
 
-def training_sample(case: str, process: str, n: int, seed: int):
-    """Events of one process at their own z, uniform over the trained range."""
+def training_sample(case: str, process: str, n: int, seed: int, replicas: int = 1):
+    """`n` generated events of one process, each at `replicas` values of z uniform over the trained range.
+
+    z moves an event without generating it anew, as an energy scale does.
+    """
     rng = np.random.default_rng([seed, PROCESSES.index(process), 1])
-    z = rng.uniform(*TRAINED_Z, n)
-    return table(draw(case, process, z, rng), z)
+    noise = rng.normal(size=(n, 2))
+    z = rng.uniform(*TRAINED_Z, (replicas, n))
+    x = noise + means(case, process, z)
+    return table(x.reshape(-1, 2), z.ravel())
 
 
 def reference_sample(case: str, n: int, seed: int):
@@ -60,17 +65,16 @@ def reference_sample(case: str, n: int, seed: int):
 
 
 @dataclass(frozen=True)
-class TestSet:
-    """Events of fixed numbers of signal and background, and the truth behind them."""
+class DataSet:
+    """A test set: events of fixed numbers of signal and background, and the truth behind them."""
 
-    __test__ = False
     mu: float
     z: float
     seed: int
     x: np.ndarray
 
 
-def make_test_sets(case: str, n_each: int, seed: int, n_events: int) -> list[TestSet]:
+def make_test_sets(case: str, n_each: int, seed: int, n_events: int) -> list[DataSet]:
     """`n_each` test sets at each of the nine points, in rounds over the points."""
     found = []
     for mu, z in n_each * TRUTHS:
@@ -78,7 +82,7 @@ def make_test_sets(case: str, n_each: int, seed: int, n_events: int) -> list[Tes
         n_signal = int(n_events * mu / (1.0 + mu))
         counts = {"signal": n_signal, "background": n_events - n_signal}
         x = np.concatenate([draw(case, p, np.full(n, z), rng) for p, n in counts.items()])
-        found.append(TestSet(mu, z, len(found), x))
+        found.append(DataSet(mu, z, len(found), x))
     return found
 
 

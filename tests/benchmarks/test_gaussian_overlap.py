@@ -13,25 +13,29 @@ import sys
 import time
 from pathlib import Path
 
-import gaussian_case as gaussian
 import numpy as np
 import pytest
 
 import neyman as ny
+from neyman.diagnostics.bootstrap import resample
 from neyman.diagnostics.overlap import chebyshev_nodes, mixture_nll, profiles
 from neyman.files import digest, write_json
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+import gaussian_case as gaussian
 
 pytestmark = pytest.mark.benchmark
 RESULTS = Path(__file__).parent / "results" / "gaussian_overlap.json"
 SEED, N_EVENTS, MEMBERS = 1, 1_000_000, 10
-N_EACH, N_BOOTSTRAP = 5, 100
+N_EACH, N_BOOTSTRAP, NODES = 5, 100, 21
 
 ESTIMATORS = {
     "lre": ny.ratios.LRE(
         ny.networks.MLP((64, 64, 64)),
         ensemble=MEMBERS,
         settings=ny.training.Settings(
-            steps=4000, batch_size=1024, learning_rate=3e-3, validation_fraction=0.05, evaluations=10
+            steps=8000, batch_size=1024, learning_rate=3e-3, validation_fraction=0.05, evaluations=10
         ),
     ),
     "dle": ny.ratios.DLE(
@@ -43,6 +47,7 @@ ESTIMATORS = {
     ),
 }
 TARGETS = {("lre", "short"): 0.92, ("lre", "long"): 0.95, ("dle", "short"): 0.96, ("dle", "long"): 0.97}
+COLUMNS = ("overlap_total", "overlap_mu", "overlap_z", "coverage_mu", "coverage_z", "width_mu", "width_z")
 # Table I of the paper: one trained model each.
 PAPER = {
     ("lre", "short"): (0.41, 0.69, 0.47, 0.64, 0.63, 0.089, 0.17),
@@ -92,3 +97,97 @@ def trained(case: str, name: str, cache: Path):
         spent = json.loads(log.read_text())
         used = {unit: used[unit] + spent[unit] for unit in used}
     return models, used
+
+
+def judged(case: str, name: str, models: dict) -> dict:
+    """Figures of the members and of the ensemble; ratios are normalised over the reference events of the training."""
+    z = chebyshev_nodes(*gaussian.USED_Z, NODES)
+    norms = dict.fromkeys(gaussian.PROCESSES)
+    estimators = {name: {p: (models[p].members, None) for p in gaussian.PROCESSES}}
+    if name == "lre":
+        x = gaussian.reference_sample(case, N_EVENTS, SEED).x
+        for process in gaussian.PROCESSES:
+            norms[process] = gaussian.log_normalisation(models[process].members, x, z)
+            say(f"{case} {name} {process}: normalised")
+        estimators["lre_not_normalised"] = estimators[name]
+        estimators[name] = {p: (models[p].members, norms[p]) for p in gaussian.PROCESSES}
+    sets = gaussian.make_test_sets(case, N_EACH, SEED, 9000)
+    found = gaussian.evaluate(
+        case,
+        estimators,
+        sets,
+        n_bootstrap=N_BOOTSTRAP,
+        nodes=NODES,
+        progress=lambda n: say(f"{case} {name}: {n} of {len(sets)} test sets judged"),
+    )
+    figures = {}
+    for key, each in found.items():
+        figures[key] = {column: float(np.mean([one[column] for one in each])) for column in each[0]}
+        if len(each) > 1:
+            figures[key]["spread_of_members"] = {
+                column: float(np.std([one[column] for one in each], ddof=1)) for column in each[0]
+            }
+    return figures | {"fast_likelihood": agreement(case, models, norms, sets[0])}
+
+
+def agreement(case: str, models: dict, norms: dict, one) -> dict:
+    """Largest differences between the fast likelihood of the ensemble and the plain sum on the whole grid, in one
+    test set, where the likelihood has not fallen by more than five standard deviations."""
+    z = chebyshev_nodes(*gaussian.USED_Z, NODES)
+    counts = resample(len(one.x), size=1000, n_sets=2, seed=one.seed)
+    nodes, grid = (
+        [
+            np.concatenate(
+                [gaussian.log_ratios(models[p].members, x, at, None)[-1] for x in np.array_split(one.x, 30)]
+            )
+            for p in gaussian.PROCESSES
+        ]
+        for at in (z, gaussian.Z_GRID)
+    )
+    surface = gaussian.surface_of(*nodes, counts)
+    slow = mixture_nll(*grid, gaussian.MU_GRID, multiplicity=counts)
+    near = slow - slow.min(axis=(1, 2), keepdims=True) < 12.5
+    newton = surface.profile_mu(gaussian.MU_GRID), surface.profile_z(gaussian.Z_GRID)
+    by_grid = profiles(slow)
+    return {
+        "grid": float(np.abs(surface(gaussian.MU_GRID, gaussian.Z_GRID) - slow)[near].max()),
+        "profiles": [
+            float(np.abs(a - b)[b - b.min() < 12.5].max()) for a, b in zip(newton, by_grid, strict=True)
+        ],
+    }
+
+
+@pytest.mark.parametrize("name", list(ESTIMATORS))
+@pytest.mark.parametrize("case", list(gaussian.RADIUS))
+def test_overlap_coverage_and_width(record, show, cache, case, name):
+    """Ten members of both processes against the true likelihood, beside Table I of the paper."""
+    models, used = trained(case, name, cache)
+    found = judged(case, name, models)
+    figures = json.loads(RESULTS.read_text())["figures"] if RESULTS.is_file() else {}
+    estimator = ESTIMATORS[name]
+    figures[case] = figures.get(case, {}) | {
+        key: one for key, one in found.items() if key != "fast_likelihood"
+    }
+    figures[case][f"{name}_training"] = used | {
+        "members": MEMBERS,
+        "events_per_class": N_EVENTS,
+        "network": repr(estimator.network),
+        "settings": repr(estimator.settings),
+    }
+    figures[case][f"{name}_fast_likelihood"] = found["fast_likelihood"]
+    record("gaussian_overlap", figures)
+    rows = [{"likelihood": "paper, Table I"} | dict(zip(COLUMNS, PAPER[name, case], strict=True))]
+    rows += [
+        {"likelihood": key} | {c: one[c] for c in COLUMNS}
+        for key, one in found.items()
+        if "overlap_mu" in one
+    ]
+    show(f"{case} distance, {name}: training {used['cpu_s']:.0f} CPU s", rows)
+    assert found["fast_likelihood"]["grid"] < 0.01
+    assert max(found["fast_likelihood"]["profiles"]) < 0.02
+    ensemble, truth = found[f"{name}_ensemble"], found["truth"]
+    assert ensemble["overlap_total"] >= TARGETS[name, case]
+    for parameter in ("mu", "z"):
+        coverage, width = f"coverage_{parameter}", f"width_{parameter}"
+        assert ensemble[coverage] == pytest.approx(truth[coverage], abs=0.02)
+        assert ensemble[width] == pytest.approx(truth[width], rel=0.03)

@@ -38,7 +38,7 @@ def test_spread_of_an_event_is_the_error_of_the_mean():
     x = np.random.default_rng(1).normal(size=1000)
     members = x + np.array([-1.0, 0.0, 1.0])[:, None] * 0.3
     found = ensemble_spread(members, np.ones(1000))
-    assert found.median == found.upper == pytest.approx(0.3 / np.sqrt(3.0))
+    assert (found.median, found.upper) == pytest.approx((0.3 / np.sqrt(3.0),) * 2)
     assert found.per_event == pytest.approx(0.3 / np.sqrt(3.0))
     assert found.spread == pytest.approx(
         0.0, abs=1e-12
@@ -89,9 +89,9 @@ def test_impossible_input():
     members, w = ensemble(6, 0.1, 100)
     with pytest.raises(InputError, match=r"shape \(1, 100\) have no spread"):
         ensemble_spread(members[:1], w)
+    bad = members.copy()
+    bad[2, 0] = 50.0
     with pytest.raises(InputError, match="reweighted by member 2 has a total weight of -"):
-        bad = members.copy()
-        bad[2, 0] = 50.0
         ensemble_spread(bad, np.where(np.arange(100) == 0, -1.0, w))
     with pytest.raises(InputError, match="expected number of events is 0"):
         ensemble_spread(members, w, expected=0.0)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pytest
+from scipy.stats import norm
 
 from neyman.diagnostics.weights import ratio_weights
 from neyman.errors import InputError
@@ -28,8 +31,6 @@ def test_moments_of_log_normal_weights():
     assert found.n_effective == pytest.approx(400_000 / np.e, rel=0.05)  # E[w]^2/E[w^2] = exp(-1)
     assert found.efficiency == pytest.approx(np.exp(-1.0), rel=0.05)
     assert found.normalisation_error == pytest.approx(np.sqrt((np.e - 1.0) / 400_000), rel=0.05)
-    from scipy.stats import norm
-
     assert found.top_percent == pytest.approx(norm.sf(norm.isf(0.01) - 1.0), rel=0.05)
     assert found.top_permille == pytest.approx(norm.sf(norm.isf(0.001) - 1.0), rel=0.1)
 
@@ -45,17 +46,20 @@ def test_errors_are_standard_deviations():
 
 @pytest.mark.parametrize("negative", [0.0, 0.2])
 @pytest.mark.parametrize(
-    ("scale", "shift", "message"),
-    [(1.0, 0.3, r"E_q\[r\] = 1\.3"), (1.3, 0.0, r"E_q\[r\] = 1\.[12]"), (5.0, -12.0, "tail index")],
+    ("scale", "shift", "message"), [(1.0, 0.3, r"E_q\[r\] = 1\.3"), (1.3, 0.0, r"E_q\[r\] = 1\.[12]")]
 )
 def test_gate_fails_a_broken_ratio(scale, shift, message, negative):
     w, log_ratio = reference(3, negative=negative)
     found = ratio_weights(w, scale * log_ratio + shift)
     assert not found.passed
-    pytest.raises(AssertionError, lambda: None) if False else None
-    import re
+    assert re.match(message, found.reason)
 
-    assert re.search(message, found.reason)
+
+def test_a_heavy_tail_fails():
+    w, log_ratio = reference(3)
+    found = ratio_weights(w, 3.0 * log_ratio - 3.0, fewest=1.0, largest=1.0)
+    assert not found.passed
+    assert re.match(r"tail index [01]\.\d+ \(at most 0\.7\)$", found.reason)
 
 
 def test_one_event_that_carries_too_much_is_named():
@@ -63,10 +67,7 @@ def test_one_event_that_carries_too_much_is_named():
     log_ratio[17] = np.log(200.0)
     found = ratio_weights(w, log_ratio, tolerance=1.0)
     assert found.largest == pytest.approx(200.0 / 1199.0)
-    assert (
-        found.reason.startswith("28.1 effective events")
-        or "one event carries 16.68% (at most 5.00%)" in found.reason
-    )
+    assert "one event carries 16.68% (at most 5.00%)" in found.reason
     assert not found.passed
 
 

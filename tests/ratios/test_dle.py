@@ -19,7 +19,7 @@ from neyman.training import Settings
 
 N = 10_000
 GRID = np.linspace(-2.0, 2.0, 41)[:, None]
-SETTINGS = Settings(steps=200, batch_size=512, learning_rate=1e-2, evaluations=5)
+SETTINGS = Settings(steps=150, batch_size=512, learning_rate=1e-2, evaluations=5)
 NETWORK = NSF(transforms=1, hidden=(16,), bins=6)
 QUICK = DLE(NETWORK, settings=Settings(steps=4, batch_size=64, evaluations=2))
 
@@ -41,7 +41,7 @@ P, Q = gaussian(0.5, 1), gaussian(-0.5, 2)
 @pytest.fixture(scope="module")
 def ratio() -> DensityRatio:
     """A process conditioned on z over a reference at z = 0, each by two flows."""
-    dle = DLE(NETWORK, ensemble=2, settings=replace(SETTINGS, steps=400))
+    dle = DLE(NETWORK, ensemble=2, settings=replace(SETTINGS, steps=300))
     return dle.fit(conditioned(3), gaussian(0.0, 4), parameters=("z",), seed=1, notes={"process": "signal"})
 
 
@@ -120,7 +120,7 @@ def test_signed_weights_train_like_the_sample_that_they_stand_for() -> None:
         dle.fit(table, seed=1).log_prob(inner) - truth
         for table in (signed, ny.EventTable.concat([P, extra[0]]))
     )
-    assert np.sqrt(np.mean(error**2)) < 0.12
+    assert np.sqrt(np.mean(error**2)) < 0.15
     assert np.sqrt(np.mean(unsigned**2)) > 0.25
 
 
@@ -131,7 +131,7 @@ def test_the_mean_weight_may_depend_on_z() -> None:
     density = DLE(NETWORK, settings=replace(SETTINGS, steps=300)).fit(weighted, parameters=("z",), seed=1)
     for z in (-0.8, 0.8):
         error = density.log_prob(GRID, [z]) - norm(z, 1.0).logpdf(GRID[:, 0])
-        assert np.sqrt(np.mean(error**2)) < 0.12
+        assert np.sqrt(np.mean(error**2)) < 0.15
 
 
 def test_a_member_is_the_same_in_every_ensemble() -> None:
@@ -165,12 +165,12 @@ def test_a_reference_may_be_conditioned_too() -> None:
     """The parameters of both sides become inputs, over the range that both have seen."""
     reference = QUICK.fit(conditioned(3), parameters=("z",), seed=1)
     table = conditioned(4)
-    wide = replace(table, extra={"z": 2.0 * table.extra["z"], "y": np.arange(float(N))})
+    wide = replace(table, extra={"z": 2.0 * table.extra["z"], "y": np.arange(-5_000.0, 5_000.0)})
     found = QUICK.fit(wide, reference, parameters=("y", "z"), seed=1)
     assert found.model.parameters == ("y", "z")
     np.testing.assert_allclose(found.model.description.parameter_range[1], (-1.5, 1.5), atol=2e-3)
-    expected = found.numerator.log_prob(GRID, [4.0, 0.5]) - reference.log_prob(GRID, [0.5])
-    np.testing.assert_allclose(found.log_ratio(GRID, [4.0, 0.5], aggregate="mean"), expected, atol=1e-5)
+    expected = found.numerator.log_prob(GRID, [400.0, 0.5]) - reference.log_prob(GRID, [0.5])
+    np.testing.assert_allclose(found.log_ratio(GRID, [400.0, 0.5], aggregate="mean"), expected, atol=1e-5)
 
 
 def test_files_give_the_same_values(tmp_path: Path, ratio: DensityRatio) -> None:

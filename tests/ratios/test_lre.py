@@ -184,9 +184,7 @@ def test_a_stopped_training_resumes_and_refuses_other_events(tmp_path: Path) -> 
 def test_weights_that_depend_on_the_parameter_are_told() -> None:
     z = np.random.default_rng(1).uniform(-1.0, 1.0, N)
     numerator = replace(P, weight=1.0 + 0.1 * z, extra={"z": z})
-    with pytest.warns(
-        NeymanWarning, match=r"depends on 'z' \(0\.9\d+ below.*1\.0\d+ above"
-    ):
+    with pytest.warns(NeymanWarning, match=r"depends on 'z' \(0\.9\d+ below.*1\.0\d+ above"):
         LRE(NETWORK, settings=Settings(steps=2)).fit(numerator, Q, parameters=("z",), seed=1)
 
 

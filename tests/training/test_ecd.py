@@ -201,7 +201,7 @@ def test_renormalised_energy_does_not_drift() -> None:
 @pytest.mark.parametrize(("q", "eta"), [(1.0, 4.0), (0.5, 4.0)])
 def test_bounced_motion_has_the_measure_of_eq_3(q: float, eta: float) -> None:
     r"""In F = |theta|^2, p ~ (F - F0)^(-d eta/2) has <F> = -F0 (d/2) / (d eta/2 - d/2 - 1)."""
-    d, rows, steps = 4, 12, 2000
+    d, rows, steps = 4, 8, 1500
     generator = torch.Generator().manual_seed(1)
     theta = (0.5 * torch.randn(rows, d, generator=generator, dtype=torch.float64)).requires_grad_()
     optimizer = ECD([theta], 0.1, eta=eta, F0=-1.0, nu=0.4, q=q, members=rows, seed=3)

@@ -69,7 +69,7 @@ def test_ecd_takes_its_defaults_from_the_training() -> None:
     (group,) = optimizer.param_groups
     assert group["lr"] == 0.5
     assert group["F0"] == -1.0
-    assert group["eta"] == default_eta(parameters(), 100, lr=0.5, members=2)
+    assert group["eta"] == default_eta(parameters(), 100, members=2)
     assert optimizer.members == 2
 
 

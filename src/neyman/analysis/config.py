@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import tomllib
+from dataclasses import is_dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -14,6 +15,7 @@ from neyman.errors import ConfigError, nearest
 Positive = Annotated[float, Field(gt=0.0, allow_inf_nan=False)]
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_]*$", max_length=100)]
+S = TypeVar("S", bound="Section")
 
 
 class Section(BaseModel):
@@ -325,52 +327,58 @@ def load_config(path: str | os.PathLike[str]) -> Config:
     ConfigError
         Naming the key, what was expected, and for an unknown key the nearest valid one.
     """
-    file = Path(path)
-    try:
-        document = tomllib.loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise ConfigError(f"{file.name} does not exist", where=str(file)) from error
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as error:
-        raise ConfigError(f"{file.name} is not readable TOML: {error}", where=str(file)) from error
-    return parse_config(document, where=str(file))
+    return parse_config(read_toml(path), where=str(path))
 
 
 def parse_config(document: dict[str, Any], *, where: str) -> Config:
     """Check a configuration given as a dictionary."""
+    return check(Config, document, where=where)
+
+
+def read_toml(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """Read a TOML document; a missing or broken file is a :class:`ConfigError`."""
+    file = Path(path)
     try:
-        return Config.model_validate(document)
+        return tomllib.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise ConfigError(f"{file.name} does not exist", where=str(file)) from error
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as error:
+        raise ConfigError(f"{file.name} is not readable TOML: {error}", where=str(file)) from error
+
+
+def check(kind: type[S], document: dict[str, Any], *, where: str) -> S:
+    """Return the document as sections of this kind; the first thing that is wrong is a :class:`ConfigError`."""
+    try:
+        return kind.model_validate(document)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         place = ".".join(str(part) for part in first["loc"])
-        if first["type"] == "extra_forbidden":
+        if first["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
             *parents, key = first["loc"]
             raise ConfigError(
                 f"unknown key {key!r}",
                 where=f"{where}: [{'.'.join(str(p) for p in parents) or 'top level'}]",
-                fix=f"nearest valid keys: {nearest(str(key), _keys(parents))}",
+                fix=f"nearest valid keys: {nearest(str(key), _keys(kind, parents))}",
             ) from error
         message = first["msg"].removeprefix("Value error, ")
         raise ConfigError(message, where=f"{where}: {place or 'top level'}") from error
 
 
-def _keys(parents: list[int | str]) -> list[str]:
+def _keys(kind: type[Section], parents: list[int | str]) -> list[str]:
     """Valid keys of the section at `parents`, found by walking the models' annotations."""
-    model: Any = Config
+    places: list[Any] = [kind]
     for parent in parents:
-        if isinstance(parent, int):
-            continue
-        field = model.model_fields.get(parent)
-        if field is None:  # the name of a region, one level below `regions`
-            continue
-        model = _inner_model(field.annotation) or model
-    return list(model.model_fields)
+        found = [getattr(place, "model_fields", {}).get(parent) for place in places]
+        inner = [model for field in found if field is not None for model in _models(field.annotation)]
+        chosen = [place for place in places if getattr(place, "kind", None) == parent]
+        # Neither: an index, or a key of a dictionary such as the name of a region.
+        places = inner or chosen or places
+    names = [getattr(place, "model_fields", None) or place.__dataclass_fields__ for place in places]
+    return list(dict.fromkeys(name for fields in names for name in fields))
 
 
-def _inner_model(annotation: Any) -> Any:
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return annotation
-    for part in getattr(annotation, "__args__", ()):
-        found = _inner_model(part)
-        if found is not None:
-            return found
-    return None
+def _models(annotation: Any) -> list[Any]:
+    """Models and dataclasses in an annotation."""
+    if isinstance(annotation, type) and (issubclass(annotation, BaseModel) or is_dataclass(annotation)):
+        return [annotation]
+    return [model for part in getattr(annotation, "__args__", ()) for model in _models(part)]

@@ -22,6 +22,7 @@ COMMANDS = {
     "score": "Evaluate a trained model on a Parquet or ROOT file.",
     "significance": "Test the background-only hypothesis.",
     "toys": "Draw and fit pseudo-experiments; write them to Parquet.",
+    "train": "Train a density ratio from two samples; export it if checks pass.",
     "validate": "Check a workspace: schema, digests, ratios, normalisation.",
 }
 

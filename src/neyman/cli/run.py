@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import click
 
 from neyman.cli.output import json_option, reported, table, write_json
+from neyman.cli.progress import step_lines
 
 
 @click.command(name="run")
@@ -42,7 +41,7 @@ def command(
     """
     from neyman.analysis import run
 
-    with _reporter(as_json) as reporter:
+    with step_lines(as_json) as reporter:
         done = run(
             config,
             output=output,
@@ -70,38 +69,3 @@ def command(
     if invalid:
         click.echo(f"NOT VALID: the fits of {', '.join(invalid)}; the report says why.", err=True)
         sys.exit(2)
-
-
-@contextmanager
-def _reporter(quiet: bool) -> Iterator[Any]:
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-
-    columns = (TextColumn("{task.description:28}"), BarColumn(), TimeElapsedColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), disable=quiet) as progress:
-        yield _Shown(progress)
-
-
-class _Shown:
-    """One progress line a step."""
-
-    def __init__(self, progress: Any) -> None:
-        self._progress = progress
-        self._task: Any = None
-
-    def step(self, name: str, state: str) -> None:
-        self._finish()
-        self._task = self._progress.add_task(
-            f"{name} (kept)" if state == "kept" else name, total=1 if state == "kept" else None
-        )
-        if state == "kept":
-            self._finish()
-
-    def progress(self, name: str, done: int, total: int) -> None:  # noqa: ARG002
-        self._progress.update(self._task, completed=done, total=total)
-
-    def _finish(self) -> None:
-        if self._task is not None:
-            task = self._progress.tasks[self._task]
-            self._progress.update(self._task, completed=task.total or 1, total=task.total or 1)
-            self._task = None

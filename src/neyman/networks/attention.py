@@ -15,7 +15,7 @@ from neyman.networks.stacked import Draws, StackedLinear
 def pointwise(layer: nn.Module, points: torch.Tensor) -> torch.Tensor:
     """Apply a stacked layer to each point, ``(members, ..., inputs)`` to ``(members, ..., outputs)``."""
     out: torch.Tensor = layer(points.flatten(1, -2))
-    return out.reshape(*points.shape[:-1], -1)
+    return out.reshape(*points.shape[:-1], out.shape[-1])
 
 
 class StackedNorm(nn.Module):

@@ -73,10 +73,12 @@ class _Local(nn.Module):
         difference, centre = torch.split(self.first.weight, inputs, dim=1)
         flat = h.flatten(1, 2)
         theirs = torch.bmm(flat, difference).flatten(0, 1)
-        own = torch.baddbmm(self.first.bias, flat, centre - difference).view(members, n, particles, 1, -1)
+        own = torch.baddbmm(self.first.bias, flat, centre - difference).view(
+            members, n, particles, 1, theirs.shape[-1]
+        )
         first_row = particles * torch.arange(members * n, device=h.device).view(members, n, 1, 1)
         rows = (index + first_row).flatten()
-        pairs = theirs.index_select(0, rows).view(members, n, particles, -1, own.shape[-1])
+        pairs = theirs.index_select(0, rows).view(members, n, particles, index.shape[-1], own.shape[-1])
         edges = functional.gelu(pointwise(self.second, functional.gelu(pairs + own)))
         exists = exists.unsqueeze(-1)
         return torch.where(exists, edges, 0.0).sum(dim=3) / exists.sum(dim=3).clamp_min(1)
@@ -176,7 +178,7 @@ class StackedPET(Stack):
         scaled = self.scaling(x)
         if scaled.ndim == 2:
             scaled, real = (t.expand(self.members, *t.shape) for t in (scaled, real))
-        particles = scaled[..., : spec.columns].reshape(*real.shape, -1)
+        particles = scaled[..., : spec.columns].reshape(*real.shape, spec.particle_features)
         particles = torch.where(real.unsqueeze(-1), particles, 0.0)
 
         h = functional.gelu(self.embedding(particles))

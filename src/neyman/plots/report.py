@@ -61,7 +61,7 @@ def write(
     folder = Path(folder)
     with atomic(folder / "figures") as drawn:
         drawn.mkdir()
-        shown = _Pictures(drawn)
+        shown = Pictures(drawn)
         text = page(
             config["analysis"]["title"] or config["analysis"]["name"],
             _parts(config, results, training, shown),
@@ -71,7 +71,7 @@ def write(
 
 
 def _parts(
-    config: dict[str, Any], results: dict[str, Any], training: dict[str, dict[str, Any]], show: _Pictures
+    config: dict[str, Any], results: dict[str, Any], training: dict[str, dict[str, Any]], show: Pictures
 ) -> list[tuple[str, str, Html]]:
     """Sections in reading order: identifier, title, content."""
     poi = config["analysis"]["poi"]
@@ -184,7 +184,7 @@ def _poi_first(names: Iterable[str], poi: str) -> list[str]:
     return sorted(names, key=lambda name: name != poi)
 
 
-def _correlation(results: dict[str, Any], poi: str, show: _Pictures) -> Html:
+def _correlation(results: dict[str, Any], poi: str, show: Pictures) -> Html:
     fit = results["observed"]["unbinned"]
     if fit["correlation"] is None:
         return tag("p", "The observed fit has no covariance.", class_="warning")
@@ -206,7 +206,7 @@ def _histories(training: dict[str, dict[str, Any]]) -> dict[str, Any]:
     return out
 
 
-class _Pictures:
+class Pictures:
     """Draws figures into a folder and embeds them."""
 
     def __init__(self, folder: Path) -> None:

@@ -115,7 +115,7 @@ class Density:
             )
         turns = -(-n // flow.members)
         context = _context(self.model, z, n)[np.arange(turns * flow.members) % max(n, 1)]
-        context = context.reshape(turns, flow.members, -1).swapaxes(0, 1)
+        context = context.reshape(turns, flow.members, flow.context).swapaxes(0, 1)
         events = flow.sample(torch.from_numpy(np.ascontiguousarray(context)), seed=seed)
         return np.asarray(events.transpose(0, 1).reshape(-1, flow.features)[:n].cpu().numpy())
 
@@ -150,6 +150,7 @@ class Density:
             parameter_range=tuple(ranges.values()),
             parts=(*own.parts, *_signed(other.parts, -1)),
             kind="log_ratio",
+            aggregate=own.aggregate,
             notes=own.notes,
         )
         model = Model([*self.model.stacks, *reference.model.stacks], description)

@@ -27,6 +27,9 @@ from neyman.networks.links import Link
 CEILING = 20.0
 """Log-ratio above which the loss of denominator events under ``MLC("exp")`` goes on along its tangent."""
 
+PULL = 100.0
+"""Slope of the loss of numerator events to which ``MLC("relu")`` gives ratio 0: that of a ratio of 0.01."""
+
 
 class Loss(Protocol):
     """Per-event losses of the two classes as functions of the raw network output.
@@ -123,12 +126,14 @@ class MLC:
 
     Notes
     -----
-    Where f = 0 the loss of a numerator event is infinite, and behind the kink of ``relu`` its gradient is lost.
-    Below :math:`\epsilon` = :data:`neyman.networks.links.FLOOR` the loss goes on along its tangent,
-    :math:`l_+ = -\ln\epsilon + (\epsilon - g)/\epsilon`, where g is :math:`1 + z` for ``relu`` (any sign, so that
-    the event is pulled back) and f for ``square``. The loss stays convex in g, and its minimum is the exact ratio
-    wherever that exceeds :math:`\epsilon`. Trained ratios below are reported as :math:`\epsilon`;
-    :func:`neyman.networks.links.floored` counts them.
+    Where f = 0 the loss of a numerator event is infinite, and behind the kink of ``relu`` its gradient is lost. So
+    below :math:`\epsilon` = :data:`neyman.networks.links.FLOOR` the loss goes on as a straight line,
+    :math:`l_+ = -\ln\epsilon + s\,(\epsilon - g)`: for ``square`` its tangent, g = f and :math:`s = 1/\epsilon`;
+    for ``relu`` :math:`g = 1 + z` of any sign, so that the event is pulled back, with s = `PULL`, because a few
+    events at the tangent's slope of 22,000 rule the gradient of a batch. The minimum is the exact ratio wherever
+    that exceeds :math:`e\,\epsilon`. Trained ratios below :math:`\epsilon` are reported as :math:`\epsilon`;
+    :func:`neyman.networks.links.floored` counts them. ``relu`` needs overlapping densities; ``exp`` and the
+    cross-entropies do not.
 
     ``exp`` keeps :math:`l_- = e^z - 1` up to z = `CEILING`, then its tangent, so that it never overflows.
     """
@@ -144,11 +149,12 @@ class MLC:
         return "identity" if self.link == "exp" else self.link
 
     def numerator(self, z: torch.Tensor) -> torch.Tensor:
-        r""":math:`-\ln f`, on its tangent below the floor."""
+        r""":math:`-\ln f`, on a straight line below the floor."""
         if self.link == "exp":
             return -z
         g = 1.0 + z if self.link == "relu" else (1.0 + z).square()
-        return -torch.log(g.clamp_min(links.FLOOR)) + (1.0 - g / links.FLOOR).clamp_min(0.0)
+        pull = PULL if self.link == "relu" else 1.0 / links.FLOOR
+        return -torch.log(g.clamp_min(links.FLOOR)) + pull * (links.FLOOR - g).clamp_min(0.0)
 
     def denominator(self, z: torch.Tensor) -> torch.Tensor:
         """:math:`f - 1`, for ``exp`` on its tangent above the ceiling."""

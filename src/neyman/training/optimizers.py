@@ -45,7 +45,8 @@ def make(
     learning_rate
         Rate, or rescaled time step of ECD.
     steps
-        Number of steps of the training, from which ECD takes its ``eta``.
+        Number of steps of the training, from which ECD takes its ``eta``: the same for all rates, as in
+        arXiv:2501.18419, where the rate is scanned at a fixed ``eta``.
     members
         Number of members; each has an ECD of its own. Adam and Lion act on every number alone.
     loss
@@ -105,7 +106,7 @@ def _ecd(
     options: dict[str, Any],
 ) -> ECD:
     if "eta" not in options:
-        options["eta"] = default_eta(parameters, steps, lr=learning_rate, members=members)
+        options["eta"] = default_eta(parameters, steps, members=members)
     if "F0" not in options:
         if loss is None:
             raise ConfigError(
