@@ -28,10 +28,11 @@ def test_members_and_seeds_differ() -> None:
         assert not torch.equal(a, b)
 
 
+@pytest.mark.parametrize("outputs", [1, 3])
 @pytest.mark.parametrize("activation", ["silu", "relu", "gelu", "tanh"])
-def test_forward_is_the_plain_network_of_each_member(activation: str) -> None:
+def test_forward_is_the_plain_network_of_each_member(activation: str, outputs: int) -> None:
     scaling = torch.tensor([1.0, -2.0]), torch.tensor([0.5, 4.0])
-    net = MLP((6, 5), activation).build(2, outputs=3, members=3, seed=1, scaling=scaling)  # type: ignore[arg-type]
+    net = MLP((6, 5), activation).build(2, outputs=outputs, members=3, seed=1, scaling=scaling)  # type: ignore[arg-type]
     x = torch.from_numpy(np.random.default_rng(1).normal(size=(7, 2)).astype(np.float32))
     function = {"silu": torch.nn.SiLU(), "relu": torch.relu, "gelu": torch.nn.GELU(), "tanh": torch.tanh}[
         activation
@@ -46,6 +47,20 @@ def test_forward_is_the_plain_network_of_each_member(activation: str) -> None:
                 h = function(h) if i < 2 else h
             torch.testing.assert_close(together[m], h)
         torch.testing.assert_close(net(x.expand(3, -1, -1)), together)
+
+
+@pytest.mark.parametrize("outputs", [1, 3])
+def test_gradient_of_a_member_is_its_own(outputs: int) -> None:
+    stack = MLP((32, 16)).build(4, outputs=outputs, members=3, seed=1)
+    x = torch.from_numpy(np.random.default_rng(1).normal(size=(3, 50, 4)).astype(np.float32))
+    stack(x).square().sum().backward()
+    for m in range(3):
+        single = MLP((32, 16)).build(4, outputs=outputs, members=1, seed=1)
+        for own, stacked in zip(single.parameters(), stack.parameters(), strict=True):
+            own.data = stacked.detach()[m : m + 1].clone()
+        single(x[m]).square().sum().backward()
+        for own, stacked in zip(single.parameters(), stack.parameters(), strict=True):
+            torch.testing.assert_close(own.grad[0], stacked.grad[m])  # type: ignore[index]
 
 
 def test_initial_weights_fill_the_range_of_their_width() -> None:

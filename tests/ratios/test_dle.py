@@ -13,8 +13,7 @@ from scipy.stats import kstest, norm
 import neyman as ny
 from neyman.errors import ConfigError, InputError, NeymanWarning, TrainingError, WorkspaceError
 from neyman.networks import NSF, Model
-from neyman.ratios import Ratio
-from neyman.ratios.dle import DLE, Density, DensityRatio
+from neyman.ratios import DLE, Density, DensityRatio, Ratio
 from neyman.training import Settings
 
 N = 10_000

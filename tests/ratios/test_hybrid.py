@@ -12,8 +12,7 @@ from scipy.special import logsumexp
 import neyman as ny
 from neyman.errors import InputError, TrainingError
 from neyman.networks import MLP, NSF
-from neyman.ratios import Ratio
-from neyman.ratios.dle import DLE, Density, DensityRatio
+from neyman.ratios import DLE, Density, DensityRatio, Ratio
 from neyman.ratios.hybrid import Hybrid
 from neyman.training import BCE, MLC, Loss, Settings
 

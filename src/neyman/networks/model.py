@@ -238,7 +238,7 @@ class Model:
             description = Description.model_validate(json.loads(text))
             # Shapes first: a description must not ask for more memory than the file holds.
             stacks = [part.build(len(description.features), seed=None) for part in description.parts]
-        except (ValidationError, ValueError, RecursionError, NeymanError) as error:
+        except (ValidationError, ValueError, RecursionError, RuntimeError, NeymanError) as error:
             raise WorkspaceError(f"{file.name} has a broken description: {error}", where=str(file)) from error
         _check_shapes(stacks, tensors, file)
         for k, stack in enumerate(stacks):

@@ -30,7 +30,7 @@ def training(histories: Mapping[str, Any], *, columns: int = 3) -> Figure:
     if not histories:
         raise InputError("there are no trainings to draw", expected="at least one history")
     rows, columns = grid(len(histories), columns)
-    drawn = figure(3.6 * columns, 0.5 + 2.5 * rows)
+    drawn = figure(max(3.6 * columns, 6.2), 0.5 + 2.5 * rows)  # the legend needs its width
     panels = drawn.subplots(rows, columns, squeeze=False)
     for axes, (title, history) in zip(panels.flat, histories.items(), strict=False):
         data = plain(history)

@@ -153,15 +153,15 @@ def _headline(config: Results, results: Results) -> Html:
         tag("div", tag("div", name, class_="name"), tag("div", value, class_="value"), class_="card")
         for name, value in cards
     ]
-    if not failed:
-        verdict = "The model passed every check and was exported."
-    elif results["exported"]:
-        verdict = (
-            "Checks failed, and the model was exported all the same, as was asked for. Its notes say so."
+    verdict = "The model passed every check and was exported."
+    if failed:
+        names = ", ".join(one["name"] for one in failed)
+        verdict = f"{len(failed)} of {len(checks)} checks failed ({names}), and the model was " + (
+            "exported all the same, as was asked for. Its notes say so."
+            if results["exported"]
+            else "not exported."
         )
-    else:
-        verdict = "Checks failed, and the model was not exported."
-    cares = [f"{one['name']}: {one['reason']}" for one in failed] + list(results["warnings"])
+    notes = bullets(results["warnings"])
     members = config["ensemble"]
     subtitle = (
         f"Log-ratio of {numerator} to {denominator} by {_ESTIMATORS[config['estimator']]}"
@@ -171,14 +171,18 @@ def _headline(config: Results, results: Results) -> Html:
         tag("h1", _title(config)),
         tag("p", subtitle, class_="soft"),
         tag("div", *boxes, class_="cards"),
-        tag("p", tag("strong", verdict), class_="verdict"),
-        tag("div", tag("strong", "Read with care"), bullets(cares), class_="warning") if cares else "",
+        tag("p", tag("strong", verdict), class_="warning" if failed else "verdict"),
+        tag("div", tag("strong", "Warnings of the training"), notes, class_="warning") if notes else "",
     )
 
 
 def _verdicts(results: Results) -> Html:
     rows = [
-        (one["name"], badge(one["passed"], "passed", "FAILED"), _sentence(one["reason"]))
+        (
+            one["name"],
+            tag("span", badge(one["passed"], "passed", "FAILED"), style="white-space: nowrap"),
+            _sentence(one["reason"]),
+        )
         for one in sorted(results["checks"]["checks"], key=lambda one: one["passed"])
     ]
     text = (
@@ -202,14 +206,7 @@ def _closure(config: Results, check: Results, show: Pictures) -> Html:
             sliced.setdefault((one["process"], _quantity(one["slice"])), []).append(one)
         else:
             whole.setdefault(one["process"], []).append(one)
-    drawn = [
-        show(
-            "closure_check",
-            "Deviation of every comparison, beyond what statistics explain, with the noise that hides smaller ones. "
-            "p-values are corrected for the number of comparisons.",
-            partial(trust.closure_check, check),
-        )
-    ]
+    drawn = []
     for process, these in whole.items():
         drawn.append(
             show(
@@ -219,6 +216,14 @@ def _closure(config: Results, check: Results, show: Pictures) -> Html:
                 partial(distributions.closure, these, labels=labels),
             )
         )
+    drawn.append(
+        show(
+            "closure_check",
+            "Deviation of every comparison, beyond what statistics explain, with the noise that hides smaller ones. "
+            "p-values are corrected for the number of comparisons.",
+            partial(trust.closure_check, check),
+        )
+    )
     for (process, quantity), these in sliced.items():
         picture = show(
             f"closure_{_after(process, numerator)}_in_{quantity}",

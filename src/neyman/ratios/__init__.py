@@ -6,10 +6,21 @@
 * `tabulate` chooses the nodes at which a network conditioned on a nuisance parameter is tabulated.
 """
 
-from neyman.ratios.dle import DLE, Density
+from neyman.ratios.density import Density, DensityRatio
+from neyman.ratios.dle import DLE
 from neyman.ratios.hybrid import Hybrid
 from neyman.ratios.lre import LRE
 from neyman.ratios.process import ProcessRatios, RatioTable, tabulate
 from neyman.ratios.ratio import Ratio
 
-__all__ = ["DLE", "LRE", "Density", "Hybrid", "ProcessRatios", "Ratio", "RatioTable", "tabulate"]
+__all__ = [
+    "DLE",
+    "LRE",
+    "Density",
+    "DensityRatio",
+    "Hybrid",
+    "ProcessRatios",
+    "Ratio",
+    "RatioTable",
+    "tabulate",
+]

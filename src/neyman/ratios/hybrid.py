@@ -9,10 +9,12 @@ from typing import overload
 from neyman.errors import TrainingError
 from neyman.events import EventTable
 from neyman.networks import MLP, Architecture, Description, Model, StackedFlow
-from neyman.ratios.dle import DLE, Density, DensityRatio, build_part, check_trained, later
-from neyman.ratios.preparation import bootstrapped, check_features, columns, parameter_scaling, sample, split
-from neyman.training import BCE, Loss, Settings, train
-from neyman.training.density import ResidualObjective
+from neyman.ratios import stacks
+from neyman.ratios.density import Density, DensityRatio
+from neyman.ratios.dle import DLE
+from neyman.ratios.preparation import bootstrapped, check_features, sample, split
+from neyman.ratios.stacks import later
+from neyman.training import BCE, Loss, ResidualObjective, Settings
 
 
 @dataclass(frozen=True)
@@ -148,15 +150,8 @@ class Hybrid:
         table = events.with_features(own.features)
         halves = split(table, settings.validation_fraction, seed=seed)
         training, validation = (sample(half, own.parameters) for half in halves)
-        _, z_scaling = parameter_scaling(training, own.parameters)
-        scaling = self.network.scaling(training.x, own.features)
-        inputs = (*own.features, *own.parameters)
-        network = self.network.build(
-            len(inputs),
-            context=len(own.parameters),
-            members=own.members,
-            seed=seed,
-            scaling=columns(scaling, z_scaling),
+        network, _ = stacks.build(
+            self.network, own.features, own.parameters, [training], members=own.members, seed=seed
         )
         if self.flow.bootstrap:
             training = bootstrapped(halves[0], training, own.members, seed=seed)
@@ -167,12 +162,11 @@ class Hybrid:
             validation,
             batch_size=settings.batch_size,
             seed=seed,
-            features=inputs,
+            features=(*own.features, *own.parameters),
             device=device,
         )
-        history = train(network.to(device), objective, settings, progress=progress)
-        check_trained(history)
-        residual = build_part(self.network, own.members, own.parameters, self.loss.output_link)
+        history = stacks.fit(network, objective, settings, progress=progress)
+        residual = stacks.part(self.network, own.members, own.parameters, self.loss.output_link)
         description = Description(
             features=own.features,
             parameters=own.parameters,
@@ -182,4 +176,4 @@ class Hybrid:
             aggregate=own.aggregate,
             notes=own.notes,
         )
-        return Density(Model([stack.cpu(), network.cpu()], description), history)
+        return Density(Model([stack.cpu(), network], description), history)

@@ -5,26 +5,13 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 
-import numpy as np
-
-from neyman.errors import TrainingError, nearest
 from neyman.events import EventTable
-from neyman.files import digest
-from neyman.networks import MLP, Architecture, Description, Model, Part, Stack
-from neyman.ratios.preparation import (
-    bootstrapped,
-    check_features,
-    check_weights,
-    columns,
-    fingerprint,
-    parameter_scaling,
-    sample,
-    split,
-)
+from neyman.networks import MLP, Architecture, Description, Model
+from neyman.ratios import stacks
+from neyman.ratios.preparation import bootstrapped, check_features, check_weights, sample, split
 from neyman.ratios.ratio import Ratio
-from neyman.training import BCE, Checkpoint, Loss, PairObjective, Settings, train
+from neyman.training import BCE, Loss, PairObjective, Settings
 
 
 @dataclass(frozen=True)
@@ -118,30 +105,20 @@ class LRE:
             weight depends on a nuisance parameter.
         """
         check_features(numerator, denominator)
-        settings, device = self.settings, self.settings.torch_device
+        settings = self.settings
         halves = [split(table, settings.validation_fraction, seed=seed) for table in (numerator, denominator)]
         names = [parameters, parameters if all(p in denominator.extra for p in parameters) else ()]
         training, validation = (
             [sample(half[k], name) for half, name in zip(halves, names, strict=True)] for k in (0, 1)
         )
         check_weights(training[0], parameters)
-        ranges, z_scaling = parameter_scaling(training[0], parameters)
-        inputs = (*numerator.features, *parameters)
-        scaling = self.network.scaling(np.concatenate([one.x for one in training]), numerator.features)
-        network = self.network.build(
-            len(inputs),
-            context=len(parameters),
-            members=self.ensemble,
-            seed=seed,
-            scaling=columns(scaling, z_scaling),
+        network, ranges = stacks.build(
+            self.network, numerator.features, parameters, training, members=self.ensemble, seed=seed
         )
         if start is not None:
-            _load(network, start, numerator.features, parameters)
-        _freeze(network, freeze)
-        kept = None
-        if checkpoint is not None:
-            key = digest(repr(self), seed, list(freeze), fingerprint(*training, *validation))
-            kept = Checkpoint(Path(checkpoint), key)
+            stacks.warm_start(network, start.model, numerator.features, parameters)
+        stacks.freeze(network, freeze)
+        kept = stacks.checkpoint(checkpoint, [*training, *validation], self, seed, list(freeze))
         if self.bootstrap:
             training = [
                 bootstrapped(half[0], one, self.ensemble, seed=seed)
@@ -154,64 +131,15 @@ class LRE:
             members=self.ensemble,
             batch_size=settings.batch_size,
             seed=seed,
-            features=inputs,
-            device=device,
+            features=(*numerator.features, *parameters),
+            device=settings.torch_device,
         )
-        history = train(network.to(device), objective, settings, progress=progress, checkpoint=kept)
-        if 0 in history.best_step:
-            raise TrainingError(
-                f"the held-out loss of member {history.best_step.index(0)} was never finite",
-                fix="lower learning_rate, or look for extreme features or weights",
-            )
-        part = Part.model_validate(
-            {
-                "network": self.network,
-                "members": self.ensemble,
-                "parameters": parameters,
-                "link": self.loss.output_link,
-            }
-        )
+        history = stacks.fit(network, objective, settings, progress=progress, checkpoint=kept)
         description = Description(
             features=numerator.features,
             parameters=parameters,
             parameter_range=ranges,
-            parts=(part,),
+            parts=(stacks.part(self.network, self.ensemble, parameters, self.loss.output_link),),
             notes=notes or {},
         )
-        return Ratio(Model([network.cpu().requires_grad_(True)], description), history)
-
-
-def _load(network: Stack, start: Ratio, features: Sequence[str], parameters: Sequence[str]) -> None:
-    model = start.model
-    if model.features != tuple(features) or model.parameters != tuple(parameters):
-        raise TrainingError(
-            "the ratio to start from has other inputs",
-            where=", ".join((*model.features, *model.parameters)),
-            expected=", ".join((*features, *parameters)),
-        )
-    own, given = network.state_dict(), model.stacks[0].state_dict()
-    stacked = {name for name, _ in network.named_parameters()}
-    for name, tensor in own.items():
-        value = given.get(name)
-        if value is not None and name in stacked and len(value) == 1:
-            value = value.expand(tensor.shape[0], *value.shape[1:])
-        if value is None or value.shape != tensor.shape or len(given) != len(own):
-            raise TrainingError(
-                f"the ratio to start from has another architecture: {name} is "
-                f"{'missing' if value is None else tuple(value.shape)}",
-                expected=f"{name}: {tuple(tensor.shape)}, or one member",
-            )
-        tensor.copy_(value)
-
-
-def _freeze(network: Stack, prefixes: Sequence[str]) -> None:
-    names = [name for name, _ in network.named_parameters()]
-    for prefix in prefixes:
-        if not any(name.startswith(prefix) for name in names):
-            raise TrainingError(
-                f"there is no network parameter {prefix!r} to freeze",
-                fix=f"nearest names: {nearest(prefix, names)}",
-            )
-    for name, parameter in network.named_parameters():
-        if name.startswith(tuple(prefixes)):
-            parameter.requires_grad_(False)
+        return Ratio(Model([network], description), history)

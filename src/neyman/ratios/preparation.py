@@ -13,6 +13,7 @@ from neyman.events import EventTable
 from neyman.networks import Scaling
 from neyman.training import Sample, held_out
 
+Ranges = tuple[tuple[float, float], ...]
 _OUTSIDE = 0.01  # weight of numerator events beyond the denominator's range that is worth a warning
 
 
@@ -52,9 +53,7 @@ def bootstrapped(table: EventTable, own: Sample, members: int, *, seed: int) -> 
     return own.bootstrapped(np.asarray(ids).astype(np.int64), members, seed=seed)
 
 
-def parameter_scaling(
-    numerator: Sample, parameters: tuple[str, ...]
-) -> tuple[tuple[tuple[float, float], ...], Scaling]:
+def parameter_scaling(numerator: Sample, parameters: tuple[str, ...]) -> tuple[Ranges, Scaling]:
     """Return the trained range of each nuisance parameter, and the scaling that takes it to [-1, 1].
 
     Raises
@@ -129,8 +128,3 @@ def fingerprint(*samples: Sample) -> str:
             if array is not None:
                 digest.update(np.ascontiguousarray(array).tobytes())
     return digest.hexdigest()
-
-
-def columns(a: Scaling, b: Scaling) -> Scaling:
-    """Put the scalings of features and of nuisance parameters one after the other."""
-    return torch.cat([a[0], b[0]]), torch.cat([a[1], b[1]])

@@ -3,13 +3,14 @@
 * `Settings` says how long, how fast and with which optimizer; `train` runs the loop on an `Objective`, and a
   `Checkpoint` lets it go on after an interruption.
 * `PairObjective` is the two-class objective of ratio estimation and unfolding; `BCE` and `MLC` are its losses, which
-  know the log-ratio of their minimum.
+  know the log-ratio of their minimum. `DensityObjective` trains flows, `ResidualObjective` what they miss.
 * `ECD` is the energy-conserving optimizer.
 * `held_out` chooses the events that judge a training, in the same way for every training.
 """
 
 from neyman.training.batches import Order, Sample, Tensors
 from neyman.training.checkpoint import Checkpoint, History
+from neyman.training.density import DensityObjective, ResidualObjective
 from neyman.training.ecd import ECD
 from neyman.training.loop import Objective, train
 from neyman.training.losses import BCE, MLC, Loss
@@ -22,11 +23,13 @@ __all__ = [
     "ECD",
     "MLC",
     "Checkpoint",
+    "DensityObjective",
     "History",
     "Loss",
     "Objective",
     "Order",
     "PairObjective",
+    "ResidualObjective",
     "Sample",
     "Settings",
     "Tensors",

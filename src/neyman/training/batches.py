@@ -126,3 +126,14 @@ class Order:
             self._passes = {k: rows for k, rows in self._passes.items() if k == number - 1}
             self._passes[number] = np.stack(orders)
         return self._passes[number]
+
+
+def most_extreme(inputs: torch.Tensor, names: tuple[str, ...]) -> str:
+    """Say which input of a batch ``(n, inputs)`` is the most extreme, for a loss that is not finite."""
+    own = inputs.double()
+    distance = (own - own.median(dim=0).values).abs() / own.std(dim=0).clamp_min(1e-30)
+    event, column = divmod(int(distance.nan_to_num(nan=torch.inf).argmax()), own.shape[1])
+    name = names[column] if column < len(names) else f"input {column}"
+    return (
+        f"the most extreme input of this batch is {name!r} = {float(own[event, column]):.4g}, event {event}"
+    )

@@ -7,13 +7,14 @@ import numpy as np
 import torch
 
 from neyman.networks import Stack, StackedFlow
-from neyman.training.batches import Order, Sample, Tensors
+from neyman.training.batches import Order, Sample, Tensors, most_extreme
+from neyman.training.loop import Objective
 from neyman.training.losses import Loss
 
 _VALIDATION_BATCH = 1 << 13
 
 
-class DensityObjective:
+class DensityObjective(Objective):
     r"""Negative log-likelihood of the events under a stack of flows.
 
     .. math:: L = -\langle w \ln p(x|z) \rangle
@@ -62,11 +63,6 @@ class DensityObjective:
         self._order = Order(len(training), batch_size, members, seed=(seed, 0))
         self._features = features
 
-    @property
-    def classifier_loss(self) -> Loss | None:
-        """None: a flow is not a classifier."""
-        return None
-
     def loss(self, network: Stack, step: int) -> torch.Tensor:
         """Return the members' losses on the batches of a step."""
         x, weight, z = self._training.take(self._order.rows(step).to(self._training.x.device))
@@ -89,10 +85,10 @@ class DensityObjective:
     def explain(self, step: int, member: int) -> str:
         """Say which input of a batch is the most extreme, for a loss that is not finite."""
         x, _, z = self._training.take(self._order.rows(step).to(self._training.x.device))
-        return _most_extreme(_inputs(x, z)[member], self._features)
+        return most_extreme(_inputs(x, z)[member], self._features)
 
 
-class ResidualObjective:
+class ResidualObjective(Objective):
     r"""Density-ratio loss of events against a flow's own events at the same nuisance parameters.
 
     .. math:: L = \tfrac12 \langle w\, l_+(f(x, z)) \rangle + \tfrac12 \langle w\, l_-(f(x', z)) \rangle,
@@ -164,7 +160,7 @@ class ResidualObjective:
     def explain(self, step: int, member: int) -> str:
         """Say which input of a batch is the most extreme, for a loss that is not finite."""
         x, _, z = self._training.take(self._order.rows(step).to(self._training.x.device))
-        return _most_extreme(_inputs(x, z)[member], self._features)
+        return most_extreme(_inputs(x, z)[member], self._features)
 
     def _mean(self, real: torch.Tensor, drawn: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
         return 0.5 * weight * (self._loss.numerator(real) + self._loss.denominator(drawn))
@@ -176,13 +172,3 @@ class ResidualObjective:
 
 def _inputs(x: torch.Tensor, z: torch.Tensor | None) -> torch.Tensor:
     return x if z is None else torch.cat([x, z], dim=-1)
-
-
-def _most_extreme(inputs: torch.Tensor, names: tuple[str, ...]) -> str:
-    own = inputs.double()
-    distance = (own - own.median(dim=0).values).abs() / own.std(dim=0).clamp_min(1e-30)
-    event, column = divmod(int(distance.nan_to_num(nan=torch.inf).argmax()), own.shape[1])
-    name = names[column] if column < len(names) else f"input {column}"
-    return (
-        f"the most extreme input of this batch is {name!r} = {float(own[event, column]):.4g}, event {event}"
-    )

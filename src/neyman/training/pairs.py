@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from neyman.networks import Stack
-from neyman.training.batches import Order, Sample, Tensors
+from neyman.training.batches import Order, Sample, Tensors, most_extreme
 from neyman.training.loop import Objective
 from neyman.training.losses import Loss
 
@@ -109,18 +109,9 @@ class PairObjective(Objective):
         return total.float()
 
     def explain(self, step: int, member: int) -> str:
-        """Say which event and feature of a batch has the most extreme inputs, for a loss that is not finite."""
-        inputs, n, weights = self._batch(step)
-        own = inputs[member].double()
-        distance = (own - own.median(dim=0).values).abs() / own.std(dim=0).clamp_min(1e-30)
-        event, feature = divmod(int(distance.nan_to_num(nan=torch.inf).argmax()), own.shape[1])
-        name = self._features[feature] if feature < len(self._features) else f"input {feature}"
-        side, row = ("numerator", event) if event < n else ("denominator", event - n)
-        weight = weights[side == "denominator"][member, row]
-        return (
-            f"the most extreme input of this batch is {name!r} = {float(own[event, feature]):.4g}, event {row} of "
-            f"the {side}, weight {float(weight):.3g} of the mean"
-        )
+        """Say which input of a batch is the most extreme, for a loss that is not finite."""
+        inputs, n, _ = self._batch(step)
+        return f"{most_extreme(inputs[member], self._features)} (the denominator begins at {n})"
 
 
 def _recycle(z: torch.Tensor, n: int, dim: int) -> torch.Tensor:

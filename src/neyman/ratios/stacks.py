@@ -1,0 +1,145 @@
+"""What the estimators of this package have in common: a stack made for its events, trained, and described."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from neyman.errors import TrainingError, nearest
+from neyman.files import digest
+from neyman.networks import Architecture, Model, Part, Stack
+from neyman.ratios.preparation import Ranges, fingerprint, parameter_scaling
+from neyman.training import Checkpoint, History, Objective, Sample, Settings, train
+
+Progress = Callable[[int], None]
+
+
+def build(
+    network: Architecture,
+    features: tuple[str, ...],
+    parameters: tuple[str, ...],
+    training: Sequence[Sample],
+    *,
+    members: int,
+    seed: int,
+) -> tuple[Stack, Ranges]:
+    """Return a fresh stack whose inputs are scaled by the training events, and the range of each parameter.
+
+    The parameters are those of the first sample.
+
+    Raises
+    ------
+    TrainingError
+        When a feature or a parameter is constant.
+    """
+    ranges, (z_mean, z_scale) = parameter_scaling(training[0], parameters)
+    mean, scale = network.scaling(np.concatenate([one.x for one in training]), features)
+    stack = network.build(
+        len(features) + len(parameters),
+        context=len(parameters),
+        members=members,
+        seed=seed,
+        scaling=(torch.cat([mean, z_mean]), torch.cat([scale, z_scale])),
+    )
+    return stack, ranges
+
+
+def warm_start(stack: Stack, start: Model, features: Sequence[str], parameters: Sequence[str]) -> None:
+    """Give all members the weights and the input scaling of a trained stack of one or as many members.
+
+    Raises
+    ------
+    TrainingError
+        When the two have other inputs or architectures.
+    """
+    if start.features != tuple(features) or start.parameters != tuple(parameters):
+        raise TrainingError(
+            "the model to start from has other inputs",
+            where=", ".join((*start.features, *start.parameters)),
+            expected=", ".join((*features, *parameters)),
+        )
+    own, given = stack.state_dict(), start.stacks[0].state_dict()
+    stacked = {name for name, _ in stack.named_parameters()}
+    for name, tensor in own.items():
+        value = given.get(name)
+        if value is not None and name in stacked and len(value) == 1:
+            value = value.expand(tensor.shape[0], *value.shape[1:])
+        if value is None or value.shape != tensor.shape or len(given) != len(own):
+            raise TrainingError(
+                f"the model to start from has another architecture: {name} is "
+                f"{'missing' if value is None else tuple(value.shape)}",
+                expected=f"{name}: {tuple(tensor.shape)}, or one member",
+            )
+        tensor.copy_(value)
+
+
+def freeze(stack: Stack, prefixes: Sequence[str]) -> None:
+    """Keep the parameters whose names begin with one of `prefixes` as they are.
+
+    Raises
+    ------
+    TrainingError
+        When no parameter begins with a prefix.
+    """
+    names = [name for name, _ in stack.named_parameters()]
+    for prefix in prefixes:
+        if not any(name.startswith(prefix) for name in names):
+            raise TrainingError(
+                f"there is no network parameter {prefix!r} to freeze",
+                fix=f"nearest names: {nearest(prefix, names)}",
+            )
+    for name, parameter in stack.named_parameters():
+        if name.startswith(tuple(prefixes)):
+            parameter.requires_grad_(False)
+
+
+def checkpoint(
+    path: str | os.PathLike[str] | None, samples: Sequence[Sample], *key: object
+) -> Checkpoint | None:
+    """Return the checkpoint at `path`, if any, of a training on these samples with this key."""
+    if path is None:
+        return None
+    return Checkpoint(Path(path), digest(*(str(part) for part in key), fingerprint(*samples)))
+
+
+def fit(
+    stack: Stack,
+    objective: Objective,
+    settings: Settings,
+    *,
+    progress: Progress | None = None,
+    checkpoint: Checkpoint | None = None,
+) -> History:
+    """Train a stack on the device of the settings and bring it back.
+
+    Raises
+    ------
+    TrainingError
+        As :func:`neyman.training.train`, or when a member never had a finite held-out loss.
+    """
+    history = train(
+        stack.to(settings.torch_device), objective, settings, progress=progress, checkpoint=checkpoint
+    )
+    stack.cpu().requires_grad_(True)
+    if 0 in history.best_step:
+        raise TrainingError(
+            f"the held-out loss of member {history.best_step.index(0)} was never finite",
+            fix="lower learning_rate, or look for extreme features or weights",
+        )
+    return history
+
+
+def part(network: Architecture, members: int, parameters: tuple[str, ...], link: str = "identity") -> Part:
+    """Return the description of a stack with one output."""
+    return Part.model_validate(
+        {"network": network, "members": members, "parameters": parameters, "link": link}
+    )
+
+
+def later(progress: Progress | None, done: int) -> Progress | None:
+    """Return the `progress` of a training that comes after `done` steps of others."""
+    return None if progress is None else lambda step: progress(done + step)
