@@ -44,16 +44,11 @@ def table(x, z=None):
     return ny.EventTable.from_arrays(columns, features=FEATURES, extra=() if z is None else ("z",))
 
 
-def training_sample(case: str, process: str, n: int, seed: int, replicas: int = 1):
-    """`n` generated events of one process, each at `replicas` values of z uniform over the trained range.
-
-    z moves an event without generating it anew, as an energy scale does.
-    """
+def training_sample(case: str, process: str, n: int, seed: int):
+    """Events of one process at their own z, uniform over the trained range."""
     rng = np.random.default_rng([seed, PROCESSES.index(process), 1])
-    noise = rng.normal(size=(n, 2))
-    z = rng.uniform(*TRAINED_Z, (replicas, n))
-    x = noise + means(case, process, z)
-    return table(x.reshape(-1, 2), z.ravel())
+    z = rng.uniform(*TRAINED_Z, n)
+    return table(draw(case, process, z, rng), z)
 
 
 def reference_sample(case: str, n: int, seed: int):
@@ -130,14 +125,12 @@ def surface_of(log_signal, log_background, counts):
 def log_normalisation(members, x, z, nodes: int = 11):
     """``ln E_q[r(.; z)]`` over reference events at the given z, of every member and of the mean of their log-ratios:
     ``(n_members, n_z)`` and ``(n_z,)``. It is smooth in z, so few passes over the events are enough."""
-    each, mean = [], []
-    for value in chebyshev_nodes(*USED_Z, nodes):
+    at, each, mean = chebyshev_nodes(*USED_Z, nodes), [], []
+    for value in at:
         table = np.asarray(members(x, [value]), dtype=np.float64)
         each.append(np.log(np.exp(table).mean(axis=1)))
         mean.append(np.log(np.exp(table.mean(axis=0)).mean()))
-    at = BarycentricInterpolator(chebyshev_nodes(*USED_Z, nodes), np.column_stack([*each]).T)(z)
-    of_mean = BarycentricInterpolator(chebyshev_nodes(*USED_Z, nodes), np.array(mean))(z)
-    return at.T, of_mean
+    return BarycentricInterpolator(at, np.array(each))(z).T, BarycentricInterpolator(at, np.array(mean))(z)
 
 
 def log_ratios(members, x, z, norms=None):

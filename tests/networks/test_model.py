@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import save_file
 
 from neyman.errors import InputError, WorkspaceError
-from neyman.networks import MLP, Description, Model, Part, combine, match_features
+from neyman.networks import MLP, NSF, PET, Description, Model, Part, combine, match_features
 
 RNG = np.random.default_rng(1)
 X = RNG.normal(size=(9000, 2)).astype(np.float32)  # more than one batch
@@ -201,3 +201,75 @@ def test_non_finite_tensors_do_not_pass_in_silence(tmp_path: Path) -> None:
     )
     with pytest.raises(InputError, match="output of 5 events is not finite"):
         loaded.members(X[:5])
+
+
+@pytest.mark.parametrize(
+    ("architecture", "parameters", "settings"),
+    [
+        (NSF(transforms=2, hidden=(8,), bins=4), ("z",), {"kind": "log_density"}),
+        (PET(particles=3, particle_features=2, dim=8, neighbours=2, blocks=1), ("z",), {"kind": "log_ratio"}),
+    ],
+    ids=["flow", "particles"],
+)
+def test_every_architecture_has_a_file(
+    architecture: NSF | PET, parameters: tuple[str, ...], settings: dict[str, Any], tmp_path: Path
+) -> None:
+    """Six particle features, or plain ones; loading takes the shapes from the description alone."""
+    features = tuple("abcdef")
+    part = Part(network=architecture, members=2, parameters=parameters)
+    stack = architecture.build(len(features) + 1, context=1, members=2, seed=3)
+    description = Description(
+        features=features, parameters=parameters, parameter_range=((-1.0, 1.0),), parts=(part,), **settings
+    )
+    model = Model([stack], description)
+    x = RNG.normal(size=(50, 6)).astype(np.float32)
+    loaded = Model.load(model.save(tmp_path / "m.safetensors"))
+    np.testing.assert_array_equal(loaded.members(x, [0.3]), model.members(x, [0.3]))
+    assert loaded.description == description
+
+
+def test_a_sum_of_parts_and_one_member_beside_many(tmp_path: Path) -> None:
+    """Numerator minus a reference without the nuisance parameter, which has a single member."""
+    features, architecture = ("a", "b"), MLP((5,))
+    stacks = [architecture.build(3, members=4, seed=1), architecture.build(2, members=1, seed=2)]
+    parts = (
+        Part(network=architecture, members=4, parameters=("z",)),
+        Part(network=architecture, members=1, sign=-1),
+    )
+    model = Model(
+        stacks,
+        Description(features=features, parameters=("z",), parameter_range=((-1.0, 1.0),), parts=parts),
+    )
+    inputs = torch.from_numpy(np.c_[X[:20], np.full(20, 0.5, dtype=np.float32)])
+    with torch.no_grad():
+        expected = (stacks[0](inputs) - stacks[1](inputs[:, :2]))[..., 0].numpy()
+    np.testing.assert_allclose(model.members(X[:20], [0.5]), expected, rtol=1e-6)
+    assert model.description.members == 4
+    loaded = Model.load(model.save(tmp_path / "sum.safetensors"))
+    np.testing.assert_array_equal(loaded.members(X, [0.5]), model.members(X, [0.5]))
+
+
+def test_links_are_applied() -> None:
+    model = make(kind="log_ratio")
+    raw = model.members(X[:50])
+    linked = Model(
+        model.stacks,
+        model.description.model_copy(
+            update={"parts": (model.description.parts[0].model_copy(update={"link": "gaussian"}),)}
+        ),
+    )
+    z = torch.from_numpy(raw).double()
+    exact = torch.special.log_ndtr(z) - torch.special.log_ndtr(-z)
+    np.testing.assert_allclose(linked.members(X[:50]), exact.numpy(), rtol=1e-4, atol=1e-5)
+
+
+def test_parameters_outside_the_trained_range() -> None:
+    model = conditioned()
+    model.members(X, [2.0])
+    for value in (2.1, np.nan):
+        with pytest.raises(InputError, match=r"(?s)'z' = .* is outside the range.*-2 to 2.*wider range"):
+            model.members(X, [value])
+    each = np.zeros((len(X), 1))
+    each[77] = -2.5
+    with pytest.raises(InputError, match=r"'z' = -2\.5 is outside"):
+        model.members(X, each)

@@ -12,7 +12,7 @@ import numpy as np
 
 from neyman.errors import InputError
 from neyman.files import read_json
-from neyman.networks import Model
+from neyman.networks import Description, Model, Part
 from neyman.workspace import Workspace, read
 from neyman.workspace.pyhf_schema import check_schema
 from neyman.workspace.store import UNBINNED
@@ -118,21 +118,46 @@ def _parquet(path: Path) -> Inspection:
 
 
 def _models(paths: Sequence[Path]) -> Inspection:
-    rows = []
-    for path in paths:
-        d = Model.load(path).description
-        rows.append(
-            {
-                "model": path.name.removesuffix(".safetensors"),
-                "output": d.kind,
-                "members": d.members,
-                "networks": " + ".join(part.network.kind for part in d.parts),
-                "nuisance inputs": ", ".join(d.parameters) or "none",
-                "features": ", ".join(d.features),
-                "notes": "; ".join(f"{k}: {v}" for k, v in d.notes.items()),
-            }
-        )
-    return Inspection("trained networks" if len(rows) > 1 else "trained network", {"models": rows})
+    descriptions = {path.name.removesuffix(".safetensors"): Model.load(path).description for path in paths}
+    if len(descriptions) == 1:
+        ((name, d),) = descriptions.items()
+        rows = [{"property": k, "value": v} for k, v in _model(name, d).items() if k != "notes"]
+        notes = [{"note": k, "text": v} for k, v in d.notes.items()]
+        parts = [_part(part) for part in d.parts]
+        return Inspection("trained network", {"model": rows, "parts": parts, "notes": notes})
+    columns = ("model", "output", "members", "networks", "nuisance inputs", "features", "notes")
+    rows = [{key: _model(name, d)[key] for key in columns} for name, d in descriptions.items()]
+    return Inspection("trained networks", {"models": rows})
+
+
+def _model(name: str, d: Description) -> dict[str, Any]:
+    ranges = zip(d.parameters, d.parameter_range, strict=True)
+    calibration = d.calibration
+    return {
+        "model": name,
+        "output": d.kind,
+        "members": d.members,
+        "combined by": d.aggregate.replace("_", " "),
+        "networks": "".join(f" {'+-'[part.sign < 0]} {part.network.kind}" for part in d.parts).removeprefix(
+            " + "
+        ),
+        "calibration": calibration.method if calibration is not None else "none",
+        "nuisance inputs": ", ".join(f"{name} ({low:.4g} to {high:.4g})" for name, (low, high) in ranges)
+        or "none",
+        "features": ", ".join(d.features),
+        "notes": "; ".join(f"{k}: {v}" for k, v in d.notes.items()),
+    }
+
+
+def _part(part: Part) -> dict[str, Any]:
+    network = {key: value for key, value in asdict(part.network).items() if key != "kind"}
+    return {
+        "sign": "+-"[part.sign < 0],
+        "network": part.network.kind,
+        "members": part.members,
+        "link": part.link,
+        "settings": ", ".join(f"{key} {value}" for key, value in network.items()),
+    }
 
 
 def _json(path: Path) -> Inspection:

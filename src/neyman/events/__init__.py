@@ -2,6 +2,7 @@
 
 :class:`EventTable` holds features and weights. :func:`process_files` runs a :class:`TableProcessor` over
 NanoAOD files with coffea, for every :class:`Variation`, into the regions described by :class:`RegionSpec`.
+:func:`padded` makes flat columns of the leading particles of a collection, the input of :class:`neyman.networks.PET`.
 :class:`Scorer` evaluates exported networks inside a processor.
 """
 
@@ -17,6 +18,7 @@ _WHERE = {
     "Scorer": "neyman.events.scorer",
     "TableProcessor": "neyman.events.processor",
     "Variation": "neyman.events.selection",
+    "padded": "neyman.events.particles",
     "process_files": "neyman.events.runner",
 }
 
@@ -27,10 +29,12 @@ __all__ = [
     "Scorer",
     "TableProcessor",
     "Variation",
+    "padded",
     "process_files",
 ]
 
 if TYPE_CHECKING:
+    from neyman.events.particles import padded as padded
     from neyman.events.processor import TableProcessor as TableProcessor
     from neyman.events.runner import process_files as process_files
     from neyman.events.scorer import Scorer as Scorer

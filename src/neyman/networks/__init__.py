@@ -1,6 +1,7 @@
 """Networks: architectures as frozen descriptions, stacks of members, and the model file.
 
-* `MLP` describes a fully connected network; ``build`` makes a stack of M members.
+* `MLP` describes a fully connected network, `PET` a transformer of sets of particles, `NSF` a normalising flow;
+  ``build`` makes a stack of M members.
 * `Model` is a signed sum of trained stacks with its feature list; it saves to and loads from one safetensors file.
 """
 
@@ -10,12 +11,14 @@ from neyman.networks.description import Description, Part
 from neyman.networks.ensemble import Aggregate, combine
 from neyman.networks.flow import NSF, StackedFlow
 from neyman.networks.model import Model, match_features
+from neyman.networks.pet import PET, StackedPET
 from neyman.networks.scaling import Scaling, column_scaling
 from neyman.networks.stacked import MLP, Draws, Stack, StackedLinear, StackedMLP, Standardise
 
 __all__ = [
     "MLP",
     "NSF",
+    "PET",
     "Aggregate",
     "Architecture",
     "Calibration",
@@ -28,6 +31,7 @@ __all__ = [
     "StackedFlow",
     "StackedLinear",
     "StackedMLP",
+    "StackedPET",
     "Standardise",
     "column_scaling",
     "combine",

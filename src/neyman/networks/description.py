@@ -10,6 +10,7 @@ from neyman.networks.calibration import Calibration
 from neyman.networks.ensemble import Aggregate
 from neyman.networks.flow import NSF
 from neyman.networks.links import Link
+from neyman.networks.pet import PET
 from neyman.networks.stacked import MLP, Stack
 
 
@@ -32,7 +33,7 @@ class Part(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    network: Annotated[MLP | NSF, Field(discriminator="kind")]
+    network: Annotated[MLP | NSF | PET, Field(discriminator="kind")]
     members: int = Field(ge=1, le=10_000)
     outputs: int = Field(default=1, ge=1, le=10_000)
     parameters: tuple[str, ...] = ()

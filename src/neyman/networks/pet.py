@@ -179,7 +179,6 @@ class StackedPET(Stack):
         if scaled.ndim == 2:
             scaled, real = (t.expand(self.members, *t.shape) for t in (scaled, real))
         particles = scaled[..., : spec.columns].reshape(*real.shape, spec.particle_features)
-        particles = torch.where(real.unsqueeze(-1), particles, 0.0)
 
         h = functional.gelu(self.embedding(particles))
         if plane is not None:

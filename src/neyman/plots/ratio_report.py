@@ -31,19 +31,15 @@ _FIGURES: dict[str, tuple[str, Callable[[Results], Figure], str]] = {
     "calibration": (
         "Calibration",
         trust.calibration_curve,
-        (
-            "Among held-out events to which the ratio gives the odds r, the numerator should have the share r/(1+r). The "
-            "shaded band of the lower panel is the tolerance."
-        ),
+        """Among held-out events to which the ratio gives the odds r, the numerator should have the share r/(1+r). The
+        shaded band of the lower panel is the tolerance.""",
     ),
     "two-sample test": (
         "Two-sample test",
         trust.two_sample,
-        (
-            "A new classifier, trained to tell the numerator from the reweighted denominator: its output on other events "
-            "(left), and by how much a cut on it keeps more of the one than of the other (right). It finds nothing where "
-            "the ratio is right."
-        ),
+        """A new classifier, trained to tell the numerator from the reweighted denominator: its output on other events
+        (left), and by how much a cut on it keeps more of the one than of the other (right). It finds nothing where the
+        ratio is right.""",
     ),
     "weights": (
         "Weights",
@@ -53,18 +49,14 @@ _FIGURES: dict[str, tuple[str, Callable[[Results], Figure], str]] = {
     "ensemble spread": (
         "Spread of the members",
         weights.ensemble_spread,
-        (
-            "How much the members of the ensemble disagree on a bin of the log-ratio, next to the statistical error of "
-            "that bin."
-        ),
+        """How much the members of the ensemble disagree on a bin of the log-ratio, next to the statistical error of
+        that bin.""",
     ),
     "support": (
         "Support",
         weights.support,
-        (
-            "Log-ratio of both densities (left), and the share of the numerator where the denominator has no events, by "
-            "feature (right)."
-        ),
+        """Log-ratio of both densities (left), and the share of the numerator where the denominator has no events, by
+        feature (right).""",
     ),
 }
 

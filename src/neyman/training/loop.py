@@ -15,6 +15,7 @@ import torch
 
 from neyman.errors import TrainingError
 from neyman.networks import Stack
+from neyman.training import memory
 from neyman.training.checkpoint import Checkpoint, History, State
 from neyman.training.losses import Loss
 from neyman.training.optimizers import make, needs_closure
@@ -74,14 +75,15 @@ def train(
     if checkpoint is not None and (state := checkpoint.read()) is not None:
         run.restore(state)
     every = max(1, settings.steps // settings.evaluations)
-    while run.step < settings.steps and bool(run.best.active.any()):
-        run.advance()
-        if run.step % every == 0 or run.step == settings.steps:
-            run.evaluate()
-            if checkpoint is not None:
-                checkpoint.write(run.state())
-        if progress is not None:
-            progress(run.step)
+    with memory.kept():
+        while run.step < settings.steps and bool(run.best.active.any()):
+            run.advance()
+            if run.step % every == 0 or run.step == settings.steps:
+                run.evaluate()
+                if checkpoint is not None:
+                    checkpoint.write(run.state())
+            if progress is not None:
+                progress(run.step)
     run.best.restore()
     run.history.best_step.extend(run.best.step)
     if checkpoint is not None:
