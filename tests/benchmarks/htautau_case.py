@@ -102,8 +102,10 @@ def with_logarithms(table: ny.EventTable, z: str = "z") -> ny.EventTable:
 
 
 def half_and_half(signal: ny.EventTable, background: ny.EventTable) -> ny.EventTable:
-    """Both processes with a total weight of 1/2 each."""
-    return ny.EventTable.concat(one.scaled(0.5 / one.weight.sum()) for one in (signal, background))
+    """Both processes with a total weight of 1/2 each, without z: it is that of the numerator of a batch."""
+    both = ny.EventTable.concat(one.scaled(0.5 / one.weight.sum()) for one in (signal, background))
+    extra = {name: column for name, column in both.extra.items() if name != "z"}
+    return ny.EventTable(both.features, both.x, both.weight, extra)
 
 
 # Pythia events ----------------------------------------------------------------------------------------------

@@ -90,7 +90,7 @@ class MixtureSurface:
 
     Examples
     --------
-    >>> z, x = chebyshev_nodes(0.0, 1.0, 9), np.linspace(-2.0, 2.0, 50)[:, None]
+    >>> z, x = chebyshev_nodes(0.0, 1.0, 17), np.linspace(-2.0, 2.0, 50)[:, None]
     >>> surface = MixtureSurface.from_log_ratios(x * z, -x * z, z_range=(0.0, 1.0), mu_range=(1e-3, 1.0))
     >>> exact = mixture_nll(x * 0.3, -x * 0.3, [0.0, 0.2])
     >>> bool(np.allclose(surface([0.0, 0.2], [0.3])[0], exact, rtol=0, atol=1e-9))
