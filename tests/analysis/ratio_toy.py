@@ -15,7 +15,8 @@ from neyman.networks import MLP, Description, Part
 from neyman.ratios import LRE
 from neyman.training import Settings
 
-MEAN = 0.4  # of x in the numerator; -MEAN in the denominator: the log-ratio is 2 MEAN x
+MEAN = 0.4  # of x in the numerator; -MEAN in the denominator: the log-ratio is 2 MEAN xSHIFT = 0.3  # of that mean by z
+SHIFT = 0.3  # of the mean of the numerator by z
 TOML = """
 name = "toy"
 seed = 2
@@ -135,10 +136,10 @@ class Steps:
 
 @dataclass
 class ExactModel:
-    """Stands for the networks of a ratio: N(MEAN + z, 1) over N(-MEAN, 1) in x, times a wrong factor."""
+    """Stands for the networks of a ratio: N(MEAN + SHIFT z, 1) over N(-MEAN, 1) in x, times a wrong factor."""
 
     parameters: tuple[str, ...] = ()
-    wrong: Any = lambda x, z: 0.0  # noqa: E731
+    wrong: Any = lambda x, z: 0.0
     spread: float = 0.0
     range: tuple[float, float] = (-1.0, 1.0)
 
@@ -156,10 +157,10 @@ class ExactModel:
             parts=(part,),
         )
 
-    def __call__(self, x, z=None, *, aggregate=None):  # noqa: ARG002
+    def __call__(self, x, z=None, *, aggregate=None):
         x = np.asarray(x, dtype=np.float64)[:, 0]
         at = 0.0 if z is None else np.asarray(z)[:, 0]
-        centre = MEAN + at
+        centre = MEAN + SHIFT * at
         return 0.5 * ((x + MEAN) ** 2 - (x - centre) ** 2) + self.wrong(x, at)
 
     def members(self, x, z=None):
@@ -176,7 +177,7 @@ def tables(n: int = 6000, *, shifted: bool = False, seed: int = 8) -> tuple[Even
     """Numerator and denominator events; with `shifted` the numerator's mean follows its z."""
     p, q = gaussians(n, seed)
     if shifted:
-        p["x"] = p["x"] + p["z"]
+        p["x"] = p["x"] + SHIFT * p["z"]
     return (
         EventTable.from_arrays(p, features=("x", "y"), extra=("z",) if shifted else ()),
         EventTable.from_arrays(q, features=("x", "y")),

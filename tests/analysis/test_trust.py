@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from ratio_toy import SMALL, ExactModel, tables
+from ratio_toy import SHIFT, SMALL, ExactModel, tables
 
 from neyman.analysis.trust import Tolerances, trust, within
 from neyman.errors import InputError
@@ -86,7 +86,7 @@ def test_wide_windows_are_exact_because_z_is_taken_in_turn():
     p, q = tables(20000, shifted=True)
     checks = trust(Ratio(model), p, q, seed=4, classifier=SMALL)
     assert checks.passed, checks.summary()
-    centred = ExactModel(("z",), wrong=lambda x, z: (np.round(z * 1.5) / 1.5 - z) * x)
+    centred = ExactModel(("z",), wrong=lambda x, z: 2.0 * (np.round(z * 1.5) / 1.5 - z) * x)
     assert not trust(Ratio(centred), p, q, seed=4, classifier=SMALL).passed
 
 
@@ -94,7 +94,7 @@ def test_parameter_of_few_values_has_a_window_for_each():
     p, q = tables(shifted=True)
     z = np.round(p.extra["z"])
     x = p.x.copy()
-    x[:, 0] += z - p.extra["z"]
+    x[:, 0] += SHIFT * (z - p.extra["z"])
     p = type(p)(p.features, x, p.weight, {"z": z})
     checks = checked(ExactModel(("z",)), events=(p, q))
     assert checks.passed, checks.summary()
@@ -108,17 +108,8 @@ def test_reference_with_its_own_parameters_keeps_them():
     z = np.random.default_rng(1).triangular(-1.0, 1.0, 1.0, len(q))
     q = type(q)(q.features, q.x, q.weight, {"z": z})
     model = ExactModel(("z",), wrong=lambda x, z: -np.log(np.maximum(1.0 + z, 1e-3)) + 0.0 * x)
-    checks = trust(
-        Ratio(model),
-        p,
-        q,
-        seed=4,
-        classifier=SMALL,
-        tolerances=Tolerances(calibration=0.5, normalisation=9.0),
-    )
-    assert all(one.passed for one in checks.checks if one.name.startswith(("closure", "two-sample"))), (
-        checks.summary()
-    )
+    checks = trust(Ratio(model), p, q, seed=4, classifier=SMALL, tolerances=Tolerances(normalisation=9.0))
+    assert checks.passed, checks.summary()
 
 
 def test_events_outside_the_trained_range_are_left_out():

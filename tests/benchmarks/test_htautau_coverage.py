@@ -173,7 +173,8 @@ def test_coverage_and_width(record, show, problems, folder, source, features):
     found = gathered(scores) | {
         f"{name}_closure": case.closure_figures(each) for name, each in closed.items()
     }
-    figures = json.loads(RESULTS.read_text())["figures"] if RESULTS.is_file() else {"paper_table_II": {}}
+    before = json.loads(RESULTS.read_text()) if RESULTS.is_file() else {}
+    figures = {key: before[key] for key in ESTIMATORS if key in before}
     figures["paper_table_II"] = {key: dict(zip(COLUMNS, row, strict=True)) for key, row in PAPER.items()}
     own = figures.setdefault(source, {})
     own["events"] = events_of(source, many)

@@ -11,8 +11,7 @@ from pydantic import BeforeValidator, Field, model_validator
 from neyman.analysis.config import Name, Positive, Section, check, read_toml
 from neyman.analysis.trust import Tolerances
 from neyman.errors import NeymanError
-from neyman.networks import MLP, NSF, Aggregate
-from neyman.networks.pet import PET
+from neyman.networks import MLP, NSF, PET, Aggregate
 from neyman.ratios import DLE, LRE, Hybrid
 from neyman.training import BCE, MLC, Loss, Settings
 
@@ -116,8 +115,8 @@ class RatioConfig(Section):
         Architecture and training; the network of a ``dle`` or ``hybrid`` is its flow, the loss of a ``hybrid`` that of
         its residual classifiers.
     start, freeze
-        Model file (relative to the TOML file) from which classifiers start, and beginnings of names of network
-        parameters that stay as they are.
+        Model file (relative to the TOML file) of an earlier job whose networks are the start of these, and beginnings
+        of names of network parameters that stay as they are.
     """
 
     name: Name = "ratio"
@@ -165,9 +164,13 @@ class RatioConfig(Section):
             )
         if isinstance(self.residual.network, NSF):
             raise ValueError("the network of [residual] is a classifier; use kind = 'mlp' or 'pet'")
-        for name, users in (
-            ("loss", ("lre", "hybrid")), ("residual", ("hybrid",)), ("start", ("lre",)), ("freeze", ("lre",)),
-        ):  # fmt: skip
+        trained = {
+            "loss": ("lre", "hybrid"),
+            "residual": ("hybrid",),
+            "start": ("lre", "dle"),
+            "freeze": ("lre", "dle"),
+        }
+        for name, users in trained.items():
             if name in given and self.estimator not in users:
                 raise ValueError(f"{name!r} has no effect with estimator = {self.estimator!r}; remove it")
         columns = [*self.features, *self.parameters]

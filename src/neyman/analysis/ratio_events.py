@@ -141,7 +141,7 @@ class SplitEvents:
 
     def numbers(self) -> dict[str, dict[str, int]]:
         """Events of each side for training, calibration and checks."""
-        out = {}
+        out: dict[str, dict[str, int]] = {}
         for side in SIDES:
             training, first, second = (self.counts[side][name] for name in PARTS)
             rest = (first, second) if self._calibrated else (0, first + second)

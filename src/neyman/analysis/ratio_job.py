@@ -25,7 +25,7 @@ from neyman.analysis.trust import trust, within
 from neyman.errors import NeymanWarning, TrainingError
 from neyman.files import digest, jsonable, read_json, write_json
 from neyman.networks import Model
-from neyman.ratios import DLE, LRE, Density, Hybrid, Ratio
+from neyman.ratios import DLE, LRE, Density, DensityRatio, Hybrid, Ratio
 from neyman.training import Settings
 
 MODEL, CHECKS, HISTORY = "model.safetensors", "checks.json", "history.json"
@@ -124,7 +124,8 @@ class _Job:
     def __init__(
         self, config: RatioConfig, inputs: RatioEvents, home: Path, steps: Steps, reporter: Reporter
     ) -> None:
-        self._config, self._inputs, self._home = config, inputs, home
+        self._config, self._inputs = config, inputs
+        self._start = home / config.start if config.start is not None else None
         self._steps, self._reporter = steps, reporter
 
     def run(self, allow_failed_checks: bool) -> TrainedRatio:
@@ -171,35 +172,37 @@ class _Job:
 
     def _train_classifiers(self, lre: LRE, events: SplitEvents) -> Stamp:
         config = self._config
-        start = self._home / config.start if config.start is not None else None
 
         def fit(checkpoint: Path, progress: Progress) -> Ratio:
             return lre.fit(
                 *(events.training(side) for side in SIDES),
                 parameters=config.parameters,
                 seed=self._seed("training"),
-                start=Ratio.load(start) if start is not None else None,
+                start=Ratio.load(self._start) if self._start is not None else None,
                 freeze=config.freeze,
                 checkpoint=checkpoint,
                 progress=progress,
             )
 
-        key = (repr(lre), file_key(start) if start is not None else None, config.freeze)
-        return self._trained("ratio", key, lre.settings, fit)
+        return self._trained("ratio", (repr(lre), *self._start_key()), lre.settings, fit)
 
     def _train_flow(self, dle: DLE, side: Side, events: SplitEvents) -> Stamp:
-        parameters = self._config.parameters if side == "numerator" else ()
-
         def fit(checkpoint: Path, progress: Progress) -> Density:
+            start = None
+            if self._start is not None:
+                earlier = DensityRatio(Model.load(self._start))
+                start = earlier.numerator if side == "numerator" else earlier.denominator
             return dle.fit(
                 events.training(side),
-                parameters=parameters,
+                parameters=self._config.parameters if side == "numerator" else (),
                 seed=self._seed("training"),
+                start=start,
+                freeze=self._config.freeze,
                 checkpoint=checkpoint,
                 progress=progress,
             )
 
-        return self._trained(side, (repr(dle),), dle.settings, fit)
+        return self._trained(side, (repr(dle), *self._start_key()), dle.settings, fit)
 
     def _train_residual(self, hybrid: Hybrid, side: Side, events: SplitEvents, flow: Stamp) -> Stamp:
         def fit(_: Path, progress: Progress) -> Density:
@@ -329,6 +332,9 @@ class _Job:
             return {}
 
         return self._steps.do("report", "report", key, work)
+
+    def _start_key(self) -> tuple[Any, ...]:
+        return (file_key(self._start) if self._start is not None else None, self._config.freeze)
 
     def _seed(self, label: str) -> int:
         return derive(self._config.seed, label)

@@ -11,13 +11,19 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from neyman.analysis.config import Positive, Section
-from neyman.diagnostics.calibration import calibration_curve
-from neyman.diagnostics.closure import Closure, check_closure, closure, closure_slices
-from neyman.diagnostics.gates import Check, Checks
-from neyman.diagnostics.spread import ensemble_spread
-from neyman.diagnostics.support import support
-from neyman.diagnostics.two_sample import two_sample
-from neyman.diagnostics.weights import ratio_weights
+from neyman.diagnostics import (
+    Check,
+    Checks,
+    Closure,
+    calibration_curve,
+    check_closure,
+    closure,
+    closure_slices,
+    ensemble_spread,
+    ratio_weights,
+    support,
+    two_sample,
+)
 from neyman.errors import InputError
 from neyman.events import EventTable
 from neyman.events.columns import require
@@ -103,7 +109,7 @@ def trust(
     slices
         Features in slices of which the closure is checked.
     expected
-        Number of data events that will be analysed; see :func:`neyman.diagnostics.spread.ensemble_spread`.
+        Number of data events that will be analysed; see :func:`neyman.diagnostics.ensemble_spread`.
     tolerances
         What is accepted.
     classifier
@@ -188,7 +194,13 @@ class _View:
 
     @classmethod
     def of(
-        cls, ratio: Ratio, p: EventTable, q: EventTable, rng: np.random.Generator, label: str = ""
+        cls,
+        ratio: Ratio,
+        p: EventTable,
+        q: EventTable,
+        rng: np.random.Generator,
+        label: str = "",
+        norm: float = 0.0,
     ) -> _View:
         """Evaluate the ratio on both classes; the denominator has z of its own or takes the numerator's in turn."""
         p, q = (table.with_features(ratio.model.features) for table in (p, q))
@@ -205,9 +217,8 @@ class _View:
         if ratio.reference is not None:
             weight = ratio.reference.weight
             _, log_r = evaluate(ratio.reference.with_features(ratio.model.features))
-            norm = np.log(weight @ np.exp(log_r) / weight.sum())
-            log_p, log_q = log_p - norm, log_q - norm
-        return cls(label, (p, q), log_p, log_q, z)
+            norm = float(np.log(weight @ np.exp(log_r) / weight.sum()))
+        return cls(label, (p, q), log_p - norm, log_q - norm, z)
 
 
 def _parameters(ratio: Ratio, table: EventTable) -> Array | None:
@@ -236,7 +247,13 @@ def _windows(ratio: Ratio, whole: _View, rng: np.random.Generator) -> Iterator[_
             windowed = ratio
             if ratio.reference is not None:
                 windowed = ratio.normalised(_between(ratio.reference, name, first, last))
-            yield _View.of(windowed, p, q, rng, label)
+            # Where both have z of their own the ratio contains that of the shares in the window.
+            shares = [
+                float(part.weight.sum() / table.weight.sum())
+                for part, table in zip((p, q), whole.events, strict=True)
+            ]
+            norm = float(np.log(shares[0] / shares[1])) if name in q.extra else 0.0
+            yield _View.of(windowed, p, q, rng, label, norm)
 
 
 def _between(table: EventTable, name: str, first: float, last: float) -> EventTable:
