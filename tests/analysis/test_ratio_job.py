@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -107,7 +110,7 @@ def test_held_back_events_are_never_trained_on(finished):
 @pytest.mark.parametrize("estimator", ["dle", "hybrid"])
 def test_flows_from_root_files(tmp_path, plain, estimator):
     changes = {"estimator": estimator, "ensemble": 1, "network": {"transforms": 1, "bins": 4, "hidden": [8]}}
-    changes["settings"] = {"steps": 150}
+    changes["settings"] = {"steps": 100}
     if estimator == "hybrid":
         changes["residual"] = {"network": {"hidden": [8]}, "settings": {"steps": 20}}
     steps = Steps()
@@ -326,3 +329,21 @@ def test_folder_in_use(tmp_path, plain):
 
     with pytest.raises(KeyboardInterrupt):
         train_ratio(config, output=tmp_path / "out", reporter=Second())
+
+
+@pytest.mark.slow
+def test_example_passes_and_the_ratio_that_is_not_covered_is_refused(tmp_path, plain, repository):
+    examples = repository / "examples"
+    (tmp_path / "htautau").symlink_to(examples / "htautau")
+    shutil.copytree(examples / "ratio", tmp_path / "ratio", ignore=shutil.ignore_patterns("out"))
+    subprocess.run([sys.executable, tmp_path / "ratio" / "events.py"], check=True, capture_output=True)
+    config = tmp_path / "ratio" / "ratio.toml"
+    done = train_ratio(config, output=tmp_path / "out")
+    assert done.checks["passed"], done.failed
+
+    names = {"ztautau": "htautau", "htautau": "ztautau"}
+    text = re.sub(r"\b[zh]tautau\b", lambda match: names[match[0]], config.read_text())
+    config.write_text(text.replace("steps = 3000", "steps = 500"))
+    refused = train_ratio(config, output=tmp_path / "out")
+    assert refused.model is None
+    assert "weights" in [one["name"] for one in refused.failed]

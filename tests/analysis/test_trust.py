@@ -56,6 +56,15 @@ def test_normalised_ratio_is_checked_normalised():
     assert trust(wrong, p, q, seed=4, classifier=SMALL).passed
 
 
+def test_support_is_that_of_the_reference_sample():
+    p, q = tables()
+    narrow = q.select(q.x[:, 0] < 0.5)
+    checks = trust(Ratio(ExactModel()).normalised(q), p, narrow, seed=4, classifier=SMALL)
+    assert verdicts(checks)["support"]
+    checks = trust(Ratio(ExactModel()).normalised(narrow), p, q, seed=4, classifier=SMALL)
+    assert not verdicts(checks)["support"]
+
+
 def test_tolerances_decide():
     wide = Tolerances(closure=0.5, calibration=0.5, two_sample=0.5, normalisation=0.5)
     assert checked(ExactModel(wrong=lambda x, _: 0.2 * x), tolerances=wide).passed

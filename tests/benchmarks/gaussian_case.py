@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 from scipy.interpolate import BarycentricInterpolator
+from scipy.special import logsumexp
 
 import neyman as ny
 from neyman.diagnostics.bootstrap import bootstrap_coverage, expected_coverage, intervals, resample
@@ -133,11 +134,12 @@ def log_normalisation(members, x, z, nodes: int = 11):
     return BarycentricInterpolator(at, np.array(each))(z).T, BarycentricInterpolator(at, np.array(mean))(z)
 
 
-def log_ratios(members, x, z, norms=None):
-    """Log-ratios of every member and of their mean, ``(n_members + 1, n_events, n_z)``."""
+def log_ratios(members, x, z, norms=None, aggregate="mean"):
+    """Log-ratios of every member and of the ensemble, ``(n_members + 1, n_events, n_z)``."""
     at = np.tile(np.asarray(z, dtype=np.float64), len(x))[:, None]
     table = np.asarray(members(np.repeat(x, len(z), axis=0), at), np.float64).reshape(-1, len(x), len(z))
-    table = np.concatenate([table, table.mean(axis=0, keepdims=True)])
+    whole = table.mean(axis=0) if aggregate == "mean" else logsumexp(table, axis=0) - np.log(len(table))
+    table = np.concatenate([table, whole[None]])
     if norms is not None:
         table[:-1] -= norms[0][:, None, :]
         table[-1] -= norms[1]
@@ -147,9 +149,9 @@ def log_ratios(members, x, z, norms=None):
 def evaluate(case: str, estimators: dict, sets, *, n_bootstrap: int = 100, nodes: int = 21, progress=None):
     """Figures of the true likelihood and of each estimator, ``{name: [figures of each member]}``.
 
-    `estimators` maps names to {process: (members, norms)}: a function of (x, z) that gives the log-ratio of every
-    member, and the normalisation at the nodes (None for densities). Each is judged member by member
-    (``<name>_single``) and as the mean of the log-ratios (``<name>_ensemble``).
+    `estimators` maps names to ({process: (members, norms)}, singles, aggregate): a function of (x, z) that gives the
+    log-ratio of every member, and the normalisation at the nodes (None for densities); how many members are judged
+    one by one (``<name>_single``), and how all of them are combined (``<name>_ensemble``).
     """
     scores: dict = {}
     z = chebyshev_nodes(*USED_Z, nodes)
@@ -158,12 +160,13 @@ def evaluate(case: str, estimators: dict, sets, *, n_bootstrap: int = 100, nodes
         truth = surface_of(*(log_density(case, p, one.x, z) for p in PROCESSES), counts)
         true_grid = -truth(MU_GRID, Z_GRID)
         scores.setdefault(("truth", 0), Score()).add(truth, true_grid)
-        for name, processes in estimators.items():
+        for name, (processes, singles, aggregate) in estimators.items():
             signal, background = (
-                log_ratios(members, one.x, z, norms) for members, norms in (processes[p] for p in PROCESSES)
+                log_ratios(members, one.x, z, norms, aggregate)
+                for members, norms in (processes[p] for p in PROCESSES)
             )
-            for m in range(len(signal)):
-                key = (f"{name}_single", m) if m + 1 < len(signal) else (f"{name}_ensemble", 0)
+            for m in [*range(singles), -1]:
+                key = (f"{name}_single", m) if m >= 0 else (f"{name}_ensemble", 0)
                 scores.setdefault(key, Score()).add(surface_of(signal[m], background[m], counts), true_grid)
         if progress:
             progress(done + 1)

@@ -29,6 +29,8 @@ pytestmark = pytest.mark.benchmark
 RESULTS = Path(__file__).parent / "results" / "gaussian_overlap.json"
 SEED, N_EVENTS, MEMBERS = 1, 1_000_000, 10
 N_EACH, N_BOOTSTRAP = 5, 100
+SINGLES, N_NORMALISATION = 3, 400_000  # members that are judged one by one; reference events
+AGGREGATE = {"lre": "mean", "dle": "mean_ratio"}  # the mean of densities is a density, that of their logarithms is not
 NODES = {"lre": 15, "dle": 21}  # the second derivative of a spline in z is not continuous
 
 ESTIMATORS = {
@@ -103,14 +105,16 @@ def trained(case: str, name: str, cache: Path):
 def judged(case: str, name: str, models: dict) -> dict:
     """Figures of the members and of the ensemble; ratios are normalised over the reference events of the training."""
     z = chebyshev_nodes(*gaussian.USED_Z, NODES[name])
-    estimators = {name: {p: (models[p].members, None) for p in gaussian.PROCESSES}}
+    plain = {p: (models[p].members, None) for p in gaussian.PROCESSES}
     if name == "lre":
-        x = gaussian.reference_sample(case, N_EVENTS, SEED).x
-        estimators["lre_not_normalised"], estimators[name] = estimators[name], {}
+        x = gaussian.reference_sample(case, N_EVENTS, SEED).x[:N_NORMALISATION]
+        normalised = {}
         for process, model in models.items():
-            norms = gaussian.log_normalisation(model.members, x, z)
-            estimators[name][process] = (model.members, norms)
+            normalised[process] = (model.members, gaussian.log_normalisation(model.members, x, z))
             say(f"{case} {name} {process}: normalised")
+        estimators = {name: (normalised, SINGLES, "mean"), "lre_not_normalised": (plain, 0, "mean")}
+    else:
+        estimators = {name: (plain, SINGLES, AGGREGATE[name])}
     sets = gaussian.make_test_sets(case, N_EACH, SEED, 9000)
     found = gaussian.evaluate(
         case,
@@ -127,10 +131,10 @@ def judged(case: str, name: str, models: dict) -> dict:
             figures[key]["spread_of_members"] = {
                 column: float(np.std([one[column] for one in each], ddof=1)) for column in each[0]
             }
-    return figures | {"fast_likelihood": agreement(models, NODES[name], sets[0])}
+    return figures | {"fast_likelihood": agreement(models, NODES[name], sets[0], AGGREGATE[name])}
 
 
-def agreement(models: dict, nodes: int, one) -> dict:
+def agreement(models: dict, nodes: int, one, aggregate: str) -> dict:
     """Largest differences between the fast likelihood of the ensemble and the plain sum on the whole grid, in two data
     sets of one test set, where the likelihood has not fallen by more than five standard deviations; `profiles` are by
     Newton steps against the lowest point of the grid."""
@@ -139,7 +143,8 @@ def agreement(models: dict, nodes: int, one) -> dict:
     def tables(z):
         for process in gaussian.PROCESSES:
             parts = [
-                gaussian.log_ratios(models[process].members, x, z)[-1] for x in np.array_split(one.x, 30)
+                gaussian.log_ratios(models[process].members, x, z, aggregate=aggregate)[-1]
+                for x in np.array_split(one.x, 30)
             ]
             yield np.concatenate(parts)
 

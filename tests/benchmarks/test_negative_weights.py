@@ -48,25 +48,25 @@ def positive(n, rng):
 
 
 def settings(**changes):
-    return ny.training.Settings(**{"batch_size": 1024, "learning_rate": 3e-3, "evaluations": 10} | changes)
+    return ny.training.Settings(**{"batch_size": 1024, "learning_rate": 1e-2, "evaluations": 10} | changes)
 
 
 ESTIMATORS = {
     "lre_bce": ny.ratios.LRE(
-        ny.networks.MLP((32, 32)), ensemble=8, bootstrap=True, settings=settings(steps=1000)
+        ny.networks.MLP((32, 32)), ensemble=5, bootstrap=True, settings=settings(steps=2500)
     ),
     "lre_mlc": ny.ratios.LRE(
         ny.networks.MLP((32, 32)),
         loss=ny.training.MLC("exp"),
-        ensemble=8,
+        ensemble=5,
         bootstrap=True,
-        settings=settings(steps=1000),
+        settings=settings(steps=2500),
     ),
     "dle": ny.ratios.DLE(
         ny.networks.NSF(transforms=2, hidden=(32, 32), bins=8),
         ensemble=6,
         bootstrap=True,
-        settings=settings(steps=500),
+        settings=settings(steps=500, learning_rate=3e-3),
     ),
 }
 

@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-BLOCKS = ("MyProcessor", "from_pyhf(", "accelerate_pyhf", "SampleModel")
+BLOCKS = ("MyProcessor", "from_pyhf(", "accelerate_pyhf", "SampleModel", "trust")
 
 
 def block(repository, marker):

@@ -87,7 +87,7 @@ def trust(
 
     Closure is that of every feature, for all events and in slices of the log-ratio and of the features in `slices`.
     The spread of the members is checked where there are two or more. If the ratio has a reference sample
-    (:meth:`neyman.ratios.Ratio.normalised`), it is normalised over that.
+    (:meth:`neyman.ratios.Ratio.normalised`), it is normalised over that, and its support is the one that counts.
 
     A ratio conditioned on nuisance parameters z is checked in windows of each of them: the inner 90% of the trained
     range is cut in three with equal numbers of numerator events (a parameter of up to five values has a window for
@@ -157,7 +157,13 @@ def trust(
         members = ratio.members(q[0], whole.z)
         limit = (1.0, limits.spread)
         checks.append(ensemble_spread(members, q[1], score=whole.log_q, expected=expected, tolerance=limit))
-    checks.append(support(features, p, q, whole.log_p, whole.log_q, tolerance=limits.support))
+    if ratio.reference is not None:
+        whole = _View.of(ratio, whole.events[0], within(ratio, ratio.reference), rng)
+    checks.append(
+        support(
+            features, whole.numerator, whole.denominator, whole.log_p, whole.log_q, tolerance=limits.support
+        )
+    )
     return Checks([check_closure(closures, tolerance=limits.closure), *checks])
 
 

@@ -112,7 +112,10 @@ def _parts(config: Results, results: Results, show: Pictures) -> list[tuple[str,
         these = [one for one in others if one["name"].partition(", ")[0] == kind]
         if not these:
             continue
-        shown = [show(one["name"], _captioned(one, caption), partial(draw, one)) for one in these]
+        shown = [
+            join(_heading(one["name"].partition(", ")[2]), show(one["name"], caption, partial(draw, one)))
+            for one in these
+        ]
         if kind == "calibration" and results["model"]["calibration"] is not None:
             shown.append(_calibration_map(results, show))
         parts.append((kind.replace(" ", "-"), title, join(*shown)))
@@ -122,11 +125,6 @@ def _parts(config: Results, results: Results, show: Pictures) -> list[tuple[str,
         ("model", "The model", _model(config, results)),
         ("reproduce", "How to reproduce", _reproduction(config, results)),
     ]
-
-
-def _captioned(check: Results, caption: str) -> str:
-    place = check["name"].partition(", ")[2]
-    return f"{place}. {caption}" if place else caption
 
 
 def _headline(config: Results, results: Results) -> Html:
@@ -171,7 +169,7 @@ def _headline(config: Results, results: Results) -> Html:
 def _verdicts(results: Results) -> Html:
     rows = [
         (
-            one["name"],
+            _minus(one["name"]),
             tag("span", badge(one["passed"], "passed", "FAILED"), style="white-space: nowrap"),
             _sentence(one["reason"]),
         )
@@ -185,7 +183,11 @@ def _verdicts(results: Results) -> Html:
 
 
 def _sentence(text: str) -> str:
-    return text[:1].upper() + re.sub(r"(?<![\w.])-(?=\d)", "−", text[1:])
+    return text[:1].upper() + _minus(text[1:])
+
+
+def _minus(text: str) -> str:
+    return re.sub(r"(?<![\w.)])-(?=\d)", "−", text)
 
 
 def _closure(config: Results, check: Results, show: Pictures) -> Html:
@@ -198,32 +200,37 @@ def _closure(config: Results, check: Results, show: Pictures) -> Html:
             sliced.setdefault((one["process"], _quantity(one["slice"])), []).append(one)
         else:
             whole.setdefault(one["process"], []).append(one)
-    drawn = []
+    drawn: list[Html] = []
     for process, these in whole.items():
-        drawn.append(
+        place = process.removeprefix(numerator).strip(", ")
+        name = f"closure_{place or 'all'}"
+        drawn += [
+            _heading(place),
             show(
-                f"closure_{_after(process, numerator)}",
-                f"{_place(process, numerator)}Held-out {numerator} (points), and held-out {denominator} reweighted by "
-                "the learned ratio (line). The outermost bins reach further than drawn where they are wide.",
+                name,
+                f"Held-out {numerator} (points), and held-out {denominator} reweighted by the learned ratio (line). "
+                "The outermost bins reach further than drawn where they are wide.",
                 partial(distributions.closure, these, labels=labels),
-            )
-        )
-    drawn.append(
+            ),
+        ]
+        for (of, quantity), parts in sliced.items():
+            if of == process:
+                picture = show(
+                    f"{name}_in_{quantity}",
+                    f"The same ratio of {numerator} to the reweighted {denominator} in slices of {quantity}, each "
+                    "normalised to itself.",
+                    partial(trust.closure_slices, parts),
+                )
+                drawn.append(details(f"In slices of {quantity}", picture))
+    drawn += [
+        tag("h3", "All comparisons"),
         show(
             "closure_check",
             "Deviation of every comparison, beyond what statistics explain, with the noise that hides smaller ones. "
-            "p-values are corrected for the number of comparisons.",
+            "p-values are corrected for the number of comparisons; at most 40 are shown.",
             partial(trust.closure_check, check),
-        )
-    )
-    for (process, quantity), these in sliced.items():
-        picture = show(
-            f"closure_{_after(process, numerator)}_in_{quantity}",
-            f"{_place(process, numerator)}The same ratio of {numerator} to the reweighted {denominator} in slices of "
-            f"{quantity}, each normalised to itself.",
-            partial(trust.closure_slices, these),
-        )
-        drawn.append(details(f"{_place(process, numerator)}In slices of {quantity}", picture))
+        ),
+    ]
     text = (
         f"The events of {denominator}, reweighted by the learned ratio, must look like those of {numerator} in every "
         "feature."
@@ -236,14 +243,9 @@ def _quantity(interval: str) -> str:
     return re.sub(r"^\S+ < | [≤>] \S+$", "", interval)
 
 
-def _after(process: str, numerator: str) -> str:
-    return process.removeprefix(numerator).strip(", ") or "all"
-
-
-def _place(process: str, numerator: str) -> str:
-    """Where the nuisance parameters are, as the start of a sentence."""
-    place = process.removeprefix(numerator).strip(", ")
-    return f"{place}. " if place else ""
+def _heading(place: str) -> Html:
+    """Where the nuisance parameters are."""
+    return tag("h3", _minus(place)) if place else Html("")
 
 
 def _calibration_map(results: Results, show: Pictures) -> Html:

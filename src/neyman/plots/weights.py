@@ -49,6 +49,7 @@ def ratio_weights(result: RatioWeights | Mapping[str, Any]) -> Figure:
     left.axvline(1.0, color=FAINT, linewidth=1.0, linestyle=(0, (5, 2)))
     left.set_xscale("log")
     left.set_yscale("log")
+    left.tick_params(axis="x", which="minor", labelbottom=False)
     left.set_xlabel("weight / mean weight")
     left.set_ylabel("share of the events")
     norm, error = data["normalisation"], data["normalisation_error"]
