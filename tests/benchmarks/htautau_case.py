@@ -244,7 +244,8 @@ def fair(data: Path, fold: int, *, replicas: int = 4, n_signal: int = 6000, seed
 
     9,000 events of the right composition need more Z events than there are. Data sets of 1,000 are therefore drawn
     from all events of the test half, a binomial number of them signal: from the background they see about as many
-    different events as those of the paper. All nine points share the events of a half.
+    different events as those of the paper. All nine points share the events of a half. The two halves are mirror
+    images, what one has too much of the other lacks: together they are about one draw of the training sample.
     """
     rng = np.random.default_rng([seed, fold])
     training, nominal, pools, sets = {}, {}, {}, []

@@ -21,6 +21,13 @@ P1 = multivariate_normal([0.0, 0.0], 1.0)
 P2 = multivariate_normal([0.5, 0.0], 0.7**2)
 Q = multivariate_normal([0.0, 0.0], 1.3**2)
 N, SEED = 200_000, 1
+SHOWN = (
+    "rms_difference",
+    "rms_spread",
+    "rms_difference_in_spreads",
+    "rms_error_signed",
+    "rms_error_positive",
+)
 
 
 def density(x):
@@ -113,11 +120,11 @@ def test_signed_sample_against_positive_sample(record, show):
     record("negative_weights", figures)
     show(
         "20% of negative weights",
-        [{"estimator": name} | figures[name] for name in ESTIMATORS],
+        [{"estimator": name} | {key: figures[name][key] for key in SHOWN} for name in ESTIMATORS],
     )
     for name in ESTIMATORS:
         own = figures[name]
-        assert own["rms_difference_in_spreads"] < 1.5
+        assert own["rms_difference_in_spreads"] < 1.0
         assert own["rms_error_signed"] < 0.2 * figures["rms_error_if_signs_were_ignored"]
 
 

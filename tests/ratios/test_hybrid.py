@@ -156,3 +156,23 @@ def test_what_cannot_be_done() -> None:
         TrainingError, match=r"(?s)not finite at step .*most extreme input of this batch is 'x'"
     ):
         replace(QUICK, loss=MLC(), settings=Settings(steps=50, learning_rate=1e30)).fit(events, seed=1)
+
+
+def test_a_stopped_residual_resumes(tmp_path: Path) -> None:
+    events, file = draw(3), tmp_path / "residual.checkpoint"
+    hybrid = replace(QUICK, settings=Settings(steps=20, batch_size=256, evaluations=4))
+    flow = UNDERTRAINED.fit(events, seed=1)
+
+    def stop(step: int) -> None:
+        if step == 13:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        hybrid.correct(flow, events, seed=1, checkpoint=file, progress=stop)
+    with pytest.raises(TrainingError, match="belongs to another training"):
+        hybrid.correct(UNDERTRAINED.fit(events, seed=2), events, seed=1, checkpoint=file)
+    resumed = hybrid.correct(flow, events, seed=1, checkpoint=file)
+    assert not file.exists()
+    np.testing.assert_array_equal(
+        resumed.members(GRID), hybrid.correct(flow, events, seed=1).members(GRID)
+    )

@@ -14,7 +14,7 @@ from neyman.analysis.learning import summarise, train_process, train_updown
 from neyman.analysis.measuring import measure
 from neyman.analysis.simulation import NOMINAL, Inputs, Simulation, process
 from neyman.analysis.steps import Stamp, Steps, code_digest, file_key
-from neyman.files import jsonable, write_json
+from neyman.files import digest, jsonable, write_json
 from neyman.networks import Model
 from neyman.ratios import ProcessRatios, tabulate
 
@@ -162,16 +162,20 @@ class _Pipeline:
             code_digest("networks", "training", "ratios", "analysis/simulation.py", "analysis/learning.py"),
         )
 
+        key = (*common, config.training.nominal.model_dump())
+        # A name of its own for every configuration: a changed one must not meet the state of another.
+        state = self._steps.scratch(f"{sample}.{digest(key)[:12]}.training")
+        for stale in set(state.parent.glob(f"{sample}.*.training")) - {state}:
+            stale.unlink()
+
         def nominal(part: Path) -> dict[str, Any]:
             progress = self._progress(name, config.training.nominal.steps)
-            ratio = train_process(
-                config, simulation, sample, self._steps.scratch(f"{sample}.training"), progress
-            )
+            ratio = train_process(config, simulation, sample, state, progress)
             ratio.save(part)
             return summarise(ratio)
 
         name, path = f"train {sample}", f"model/{sample}.safetensors"
-        stamp = self._steps.do(name, path, (*common, config.training.nominal.model_dump()), nominal)
+        stamp = self._steps.do(name, path, key, nominal)
         digests, up_down = [stamp.digest], {}
         for systematic in config.updown:
             name, folder = f"train {sample} {systematic.name}", f"model/updown/{sample}_{systematic.name}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import overload
@@ -124,6 +125,7 @@ class Hybrid:
         events: EventTable,
         *,
         seed: int,
+        checkpoint: str | os.PathLike[str] | None = None,
         progress: Callable[[int], None] | None = None,
     ) -> Density:
         """Return a trained flow with a residual classifier on top.
@@ -134,6 +136,8 @@ class Hybrid:
             Density by :class:`DLE`; its own estimator need not be `self.flow`.
         events
             Events of the density, with a column for each of its nuisance parameters.
+        checkpoint
+            File that keeps the state of the training; the same call goes on from it after an interruption.
         seed, progress
             As for :meth:`fit`.
 
@@ -153,6 +157,7 @@ class Hybrid:
         network, _ = stacks.build(
             self.network, own.features, own.parameters, [training], members=own.members, seed=seed
         )
+        kept = stacks.checkpoint(checkpoint, [training, validation], self, seed, stacks.weights_digest(stack))
         if self.flow.bootstrap:
             training = bootstrapped(halves[0], training, own.members, seed=seed)
         objective = ResidualObjective(
@@ -165,7 +170,7 @@ class Hybrid:
             features=(*own.features, *own.parameters),
             device=device,
         )
-        history = stacks.fit(network, objective, settings, progress=progress)
+        history = stacks.fit(network, objective, settings, progress=progress, checkpoint=kept)
         residual = stacks.part(self.network, own.members, own.parameters, self.loss.output_link)
         description = Description(
             features=own.features,

@@ -120,7 +120,7 @@ class Ratio:
             ``isotonic``, ``histogram``, ``temperature`` or ``platt``.
         z
             Nuisance parameters of the events for a conditioned ratio, ``(n_parameters,)``; the columns of the
-            numerator's events if not given, which the events of q then take in turn.
+            numerator's events if not given, which the events of q then take in (seeded) random turn.
 
         Raises
         ------
@@ -130,7 +130,8 @@ class Ratio:
         z_p = z_q = z
         if z is None and self.model.parameters:
             z_p = np.stack([numerator.column(p) for p in self.model.parameters], axis=1)
-            z_q = z_p[np.arange(len(denominator)) % len(z_p)]
+            turns = np.random.default_rng(0).permutation(max(len(z_p), len(denominator)))
+            z_q = z_p[turns[: len(denominator)] % len(z_p)]
         raw = self.model.replace(calibration=None)
         calibration = Calibration.fit(
             method,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -104,6 +105,14 @@ def checkpoint(
     if path is None:
         return None
     return Checkpoint(Path(path), digest(*(str(part) for part in key), fingerprint(*samples)))
+
+
+def weights_digest(stack: Stack) -> str:
+    """Digest of the weights of a trained stack, for the key of a checkpoint."""
+    found = hashlib.sha256()
+    for tensor in stack.state_dict().values():
+        found.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    return found.hexdigest()
 
 
 def fit(
