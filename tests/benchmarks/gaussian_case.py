@@ -13,7 +13,7 @@ from scipy.interpolate import BarycentricInterpolator
 from scipy.special import logsumexp
 
 import neyman as ny
-from neyman.diagnostics.bootstrap import bootstrap_coverage, expected_coverage, intervals, resample
+from neyman.diagnostics.bootstrap import bootstrap_coverage, intervals, resample, resampled_coverage
 from neyman.diagnostics.overlap import MixtureSurface, chebyshev_nodes, overlap
 
 RADIUS = {"short": 0.5, "long": 2.0}
@@ -106,7 +106,7 @@ class Score:
         for name in ("mu", "z"):
             truth = [getattr(one, name) for one in sets]
             one = bootstrap_coverage(
-                getattr(self, name), truth, parameter=name, expected=expected_coverage(9)
+                getattr(self, name), truth, parameter=name, expected=resampled_coverage(9)
             )
             found |= {f"coverage_{name}": one.coverage, f"width_{name}": one.width}
             found |= {f"coverage_{name}_error": one.coverage_error, f"open_{name}": one.n_open}

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 import neyman as ny
-from neyman.diagnostics.bootstrap import bootstrap_coverage, expected_coverage, intervals, resample
+from neyman.diagnostics.bootstrap import bootstrap_coverage, intervals, resample, resampled_coverage
 from neyman.diagnostics.closure import check_closure, closure
 from neyman.diagnostics.overlap import MixtureSurface, chebyshev_nodes
 from neyman.events import PythonRef, RegionSpec, TableProcessor, Variation, process_files
@@ -303,7 +303,7 @@ class Score:
                     [own[k] for k in np.flatnonzero(blocks == b)],
                     truth[blocks == b],
                     parameter=name,
-                    expected=expected_coverage(9),
+                    expected=resampled_coverage(9),
                 )
                 for b in np.unique(blocks)
             ]

@@ -30,7 +30,10 @@ RESULTS = Path(__file__).parent / "results" / "gaussian_overlap.json"
 SEED, N_EVENTS, MEMBERS = 1, 1_000_000, 10
 N_EACH, N_BOOTSTRAP = 5, 100
 SINGLES, N_NORMALISATION = 3, 400_000  # members that are judged one by one; reference events
-AGGREGATE = {"lre": "mean", "dle": "mean_ratio"}  # the mean of densities is a density, that of their logarithms is not
+AGGREGATE = {
+    "lre": "mean",
+    "dle": "mean_ratio",
+}  # the mean of densities is a density, that of their logarithms is not
 NODES = {"lre": 15, "dle": 21}  # the second derivative of a spline in z is not continuous
 
 ESTIMATORS = {

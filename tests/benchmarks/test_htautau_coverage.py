@@ -23,7 +23,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 import htautau_case as case
 
 import neyman as ny
-from neyman.diagnostics.bootstrap import expected_coverage
+from neyman.diagnostics.bootstrap import resampled_coverage
 from neyman.files import digest, write_json
 
 pytestmark = pytest.mark.benchmark
@@ -160,8 +160,8 @@ def events_of(source: str, many: list[case.Problem]) -> dict:
     size = case.SIZE if source == "htautau" else case.SIZE / 1.2  # background at mu = 0.2 alone
     k_test, k_train = background["test"] / size, background["train"] / size
     return found | {
-        "expected_coverage": expected_coverage(k_test),
-        "expected_coverage_with_training_events": expected_coverage(1.0 / (1.0 / k_test + 1.0 / k_train)),
+        "resampled_coverage": resampled_coverage(k_test),
+        "expected_coverage_with_training_events": resampled_coverage(1.0 / (1.0 / k_test + 1.0 / k_train)),
     }
 
 

@@ -13,9 +13,9 @@ from scipy.stats import chisquare
 from neyman.diagnostics.bootstrap import (
     Intervals,
     bootstrap_coverage,
-    expected_coverage,
     intervals,
     resample,
+    resampled_coverage,
 )
 from neyman.errors import InputError
 
@@ -87,7 +87,7 @@ def gaussian_intervals(n, k, n_tests, seed):
 
 @pytest.mark.parametrize("k", [1, 9])
 def test_bootstrap_bias_of_the_coverage(k):
-    expected = expected_coverage(k)
+    expected = resampled_coverage(k)
     assert expected == pytest.approx(erf(1.0 / math.sqrt(2.0 * (1.0 + 1.0 / k))), abs=1e-4)
     found = bootstrap_coverage(
         gaussian_intervals(100, k, 400, 1), [0.0] * 400, parameter="mean", expected=expected
@@ -141,8 +141,8 @@ def test_gate():
     [
         (lambda: resample(10, size=0, n_sets=2, seed=1), "size must be positive, got 0"),
         (lambda: resample(0, size=1, n_sets=2, seed=1), "n_events must be positive, got 0"),
-        (lambda: expected_coverage(0), "no coverage for k = 0"),
-        (lambda: expected_coverage(1, cl=1.0), "cl = 1"),
+        (lambda: resampled_coverage(0), "no coverage for k = 0"),
+        (lambda: resampled_coverage(1, cl=1.0), "cl = 1"),
         (lambda: intervals(X, np.zeros((2, 3))), r"values of shape \(251,\) and profiles of shape \(2, 3\)"),
         (lambda: intervals(X[::-1], X**2), "expected: rising"),
         (lambda: intervals(X, [X, np.where(X > 2, np.nan, X)]), "the profile of data set 1 is not finite"),

@@ -173,6 +173,4 @@ def test_a_stopped_residual_resumes(tmp_path: Path) -> None:
         hybrid.correct(UNDERTRAINED.fit(events, seed=2), events, seed=1, checkpoint=file)
     resumed = hybrid.correct(flow, events, seed=1, checkpoint=file)
     assert not file.exists()
-    np.testing.assert_array_equal(
-        resumed.members(GRID), hybrid.correct(flow, events, seed=1).members(GRID)
-    )
+    np.testing.assert_array_equal(resumed.members(GRID), hybrid.correct(flow, events, seed=1).members(GRID))

@@ -196,3 +196,18 @@ def test_every_link_learns_two_gaussians(loss: Loss, tmp_path: Path) -> None:
     np.testing.assert_array_equal(
         Ratio.load(ratio.save(tmp_path / "r.safetensors")).log_ratio(inner), ratio.log_ratio(inner)
     )
+
+
+def test_a_denominator_with_parameters_of_its_own() -> None:
+    """Drawn alike they are used; a constant column, or one drawn otherwise, tells the classes apart by itself."""
+    rng = np.random.default_rng(1)
+    z, other = rng.uniform(-1.0, 1.0, (2, N))
+    lre = LRE(NETWORK, settings=Settings(steps=2))
+    numerator = replace(P, extra={"z": z})
+    lre.fit(numerator, replace(Q, extra={"z": other}), parameters=("z",), seed=1)
+    with pytest.raises(
+        TrainingError, match=r"(?s)'z' is 0 in all events of the denominator.*without that column"
+    ):
+        lre.fit(numerator, replace(Q, extra={"z": np.zeros(N)}), parameters=("z",), seed=1)
+    with pytest.warns(NeymanWarning, match=r"'z' is distributed differently .*distance 0\.1"):
+        lre.fit(numerator, replace(Q, extra={"z": other**2 * np.sign(other)}), parameters=("z",), seed=1)

@@ -205,10 +205,14 @@ class _Job:
         return self._trained(side, (repr(dle), *self._start_key()), dle.settings, fit)
 
     def _train_residual(self, hybrid: Hybrid, side: Side, events: SplitEvents, flow: Stamp) -> Stamp:
-        def fit(_: Path, progress: Progress) -> Density:
+        def fit(checkpoint: Path, progress: Progress) -> Density:
             density = Density.load(self._steps.output / _trained_file(side))
             return hybrid.correct(
-                density, events.training(side), seed=self._seed("training"), progress=progress
+                density,
+                events.training(side),
+                seed=self._seed("training"),
+                checkpoint=checkpoint,
+                progress=progress,
             )
 
         return self._trained(f"{side} residual", (flow.digest, repr(hybrid)), hybrid.settings, fit)

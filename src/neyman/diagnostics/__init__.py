@@ -10,12 +10,26 @@
 * `Checks` gathers them, and passes when all pass.
 """
 
-from neyman.diagnostics.bootstrap import BootstrapCoverage, Intervals, bootstrap_coverage, intervals, resample
+from neyman.diagnostics.bootstrap import (
+    BootstrapCoverage,
+    Intervals,
+    bootstrap_coverage,
+    intervals,
+    resample,
+    resampled_coverage,
+)
 from neyman.diagnostics.calibration import CalibrationCurve, calibration_curve
 from neyman.diagnostics.closure import Closure, ClosureCheck, check_closure, closure, closure_slices
 from neyman.diagnostics.expected_coverage import ExpectedCoverage, expected_coverage
 from neyman.diagnostics.gates import Check, Checks
-from neyman.diagnostics.overlap import MixtureSurface, Overlap, mixture_nll, overlap
+from neyman.diagnostics.overlap import (
+    MixtureSurface,
+    Overlap,
+    chebyshev_nodes,
+    mixture_nll,
+    overlap,
+    profiles,
+)
 from neyman.diagnostics.spread import EnsembleSpread, ensemble_spread
 from neyman.diagnostics.support import Support, support
 from neyman.diagnostics.two_sample import TwoSample, two_sample
@@ -38,6 +52,7 @@ __all__ = [
     "TwoSample",
     "bootstrap_coverage",
     "calibration_curve",
+    "chebyshev_nodes",
     "check_closure",
     "closure",
     "closure_slices",
@@ -46,8 +61,10 @@ __all__ = [
     "intervals",
     "mixture_nll",
     "overlap",
+    "profiles",
     "ratio_weights",
     "resample",
+    "resampled_coverage",
     "support",
     "two_sample",
 ]

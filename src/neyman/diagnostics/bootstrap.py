@@ -3,7 +3,7 @@ r"""Coverage and width of intervals by bootstrap: how often intervals of resampl
 `resample` draws the data sets as multiplicities of the events of one test set, so that their likelihoods are one
 matrix product (:func:`neyman.diagnostics.overlap.mixture_nll`); `intervals` finds the intervals of all of them;
 `bootstrap_coverage` counts. Data sets of M events from a test set of k M events cover less than independent ones:
-`expected_coverage` says what correct intervals give.
+`resampled_coverage` says what correct intervals give.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def resample(n_events: int, *, size: int, n_sets: int, seed: int) -> Array:
     return np.bincount(flat, minlength=n_sets * n_events).reshape(n_sets, n_events).astype(np.float64)
 
 
-def expected_coverage(k: float, cl: float = 0.6827) -> float:
+def resampled_coverage(k: float, cl: float = 0.6827) -> float:
     r"""Return the coverage that correct intervals have by bootstrap from test sets k times as large as a data set.
 
     The estimate of a data set scatters around that of its test set, which itself is off by :math:`\sigma/\sqrt k`:
@@ -47,7 +47,7 @@ def expected_coverage(k: float, cl: float = 0.6827) -> float:
 
     Examples
     --------
-    >>> [round(expected_coverage(k), 3) for k in (1, 9, 1e9)]
+    >>> [round(resampled_coverage(k), 3) for k in (1, 9, 1e9)]
     [0.521, 0.657, 0.683]
     """
     if not (k > 0.0 and 0.0 < cl < 1.0):
@@ -205,7 +205,7 @@ def bootstrap_coverage(
         Its name.
     expected, tolerance, expected_width, width_tolerance
         The gate, as in `BootstrapCoverage`. Expected is the true likelihood's own coverage on the same data sets
-        where it is known, `expected_coverage` otherwise.
+        where it is known, `resampled_coverage` otherwise.
 
     Raises
     ------

@@ -9,7 +9,14 @@ from dataclasses import dataclass, field
 from neyman.events import EventTable
 from neyman.networks import MLP, Architecture, Description, Model
 from neyman.ratios import stacks
-from neyman.ratios.preparation import bootstrapped, check_features, check_weights, sample, split
+from neyman.ratios.preparation import (
+    bootstrapped,
+    check_features,
+    check_parameters,
+    check_weights,
+    sample,
+    split,
+)
 from neyman.ratios.ratio import Ratio
 from neyman.training import BCE, Loss, PairObjective, Settings
 
@@ -101,8 +108,9 @@ class LRE:
         Warns
         -----
         NeymanWarning
-            When more than 1% of the numerator lies outside the range of the denominator in a feature, or the mean
-            weight depends on a nuisance parameter.
+            When more than 1% of the numerator lies outside the range of the denominator in a feature, the mean
+            weight depends on a nuisance parameter, or the denominator has nuisance parameters of its own that are
+            distributed differently.
         """
         check_features(numerator, denominator)
         settings = self.settings
@@ -112,6 +120,7 @@ class LRE:
             [sample(half[k], name) for half, name in zip(halves, names, strict=True)] for k in (0, 1)
         )
         check_weights(training[0], parameters)
+        check_parameters(training[0], training[1], parameters)
         network, ranges = stacks.build(
             self.network, numerator.features, parameters, training, members=self.ensemble, seed=seed
         )

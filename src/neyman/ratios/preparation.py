@@ -7,6 +7,7 @@ import warnings
 
 import numpy as np
 import torch
+from scipy.stats import ks_2samp
 
 from neyman.errors import NeymanWarning, TrainingError, nearest
 from neyman.events import EventTable
@@ -14,6 +15,7 @@ from neyman.networks import Scaling
 from neyman.training import Sample, held_out
 
 Ranges = tuple[tuple[float, float], ...]
+_UNLIKE, _SIGNIFICANT = 0.02, 1e-6  # distance of two distributions of a parameter, and its p-value
 _OUTSIDE = 0.01  # weight of numerator events beyond the denominator's range that is worth a warning
 
 
@@ -97,6 +99,40 @@ def check_features(numerator: EventTable, denominator: EventTable) -> None:
             NeymanWarning,
             stacklevel=3,
         )
+
+
+def check_parameters(numerator: Sample, denominator: Sample, parameters: tuple[str, ...]) -> None:
+    """Look at a denominator that has nuisance parameters of its own.
+
+    Raises
+    ------
+    TrainingError
+        When one of them is constant, as in a reference sample made at the nominal point.
+
+    Warns
+    -----
+    NeymanWarning
+        When one is distributed otherwise than in the numerator: the ratio then contains that of the two
+        distributions.
+    """
+    if numerator.z is None or denominator.z is None:
+        return
+    for name, p, q in zip(parameters, numerator.z.T, denominator.z.T, strict=True):
+        if q.min() == q.max():
+            raise TrainingError(
+                f"{name!r} is {q.min():g} in all events of the denominator, which would be told apart by it alone",
+                expected="a denominator without that column: its events then take the numerator's values",
+                fix=f"read the denominator without {name!r}",
+            )
+        distance, p_value = ks_2samp(p, q)
+        if distance > _UNLIKE and p_value < _SIGNIFICANT:
+            warnings.warn(
+                f"{name!r} is distributed differently in numerator and denominator (Kolmogorov distance "
+                f"{distance:.2g}): the ratio contains that of the two distributions; remove the column from the "
+                "denominator, or draw it alike",
+                NeymanWarning,
+                stacklevel=3,
+            )
 
 
 def check_weights(numerator: Sample, parameters: tuple[str, ...]) -> None:

@@ -169,9 +169,7 @@ class Templates:
         rows = self._rows @ torch.cat(contents, dim=-2)
         return rows[:, 0], rows[:, 1:].transpose(-1, -2)
 
-    def histograms(
-        self, network: Stack, edges: torch.Tensor
-    ) -> dict[str, hist.Hist[hist.storage.Weight]]:
+    def histograms(self, network: Stack, edges: torch.Tensor) -> dict[str, hist.Hist[hist.storage.Weight]]:
         """Return one histogram a process, axes ``score`` and ``variation`` (nominal, NAMEUp, NAMEDown), from the
         first member of the network."""
         with torch.no_grad():

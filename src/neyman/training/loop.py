@@ -135,7 +135,7 @@ class _Training:
         if not bool(torch.isfinite(losses[active]).all()):
             self._fail(losses.detach())
         # A member that has stopped keeps its place in the stack and takes no further part.
-        losses = torch.where(active, losses, losses.detach())
+        losses = torch.where(active, losses, self.best.loss)
         torch.autograd.backward(losses.sum())
         return losses.detach()
 
@@ -197,6 +197,10 @@ class _Best:
     @property
     def step(self) -> list[int]:
         return [int(step) for step in self._step]
+
+    @property
+    def loss(self) -> torch.Tensor:
+        return torch.nan_to_num(self._loss, posinf=0.0)
 
     def update(self, loss: torch.Tensor, step: int) -> None:
         better = (loss < self._loss) & self.active
