@@ -86,6 +86,18 @@ def test_ratios_close_on_every_variation(toy_run):
     assert worst > 1e-6
 
 
+def test_every_ratio_is_checked(toy_run):
+    checks = {check["name"]: check for check in toy_run.results["checks"]}
+    assert list(checks) == [
+        "closure",
+        *(f"{k}, {s}" for s in ("sig", "bkg") for k in ("weights", "ensemble spread")),
+    ]
+    assert checks["closure"]["passed"]
+    assert all("effective events" in checks[f"weights, {s}"]["reason"] for s in ("sig", "bkg"))
+    page = (toy_run.output / "report" / "index.html").read_text()
+    assert all(check["name"] in page for check in checks.values())
+
+
 def test_simulation_fit_agrees_within_its_noise(toy_run):
     check = toy_run.results["simulation_check"]
     assert check["valid"]

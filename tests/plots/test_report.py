@@ -305,3 +305,15 @@ def test_closure_of_the_variations(config: dict[str, Any], results: dict[str, An
     assert "1 of 2" in text
     assert "met: χ² 61.5 / 20, p = 3e-06" in text
     assert 'class="bad"' in text
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_a_failed_check_is_a_warning_and_the_first_row(
+    tmp_path: Path, config: dict[str, Any], results: dict[str, Any]
+) -> None:
+    results["checks"][1] |= {"passed": False, "reason": "12 effective events (at least 100), shift -0.3"}
+    report.write(tmp_path, config, results, {})
+    text = (tmp_path / "index.html").read_text()
+    assert "Check failed: weights, htautau (12 effective events" in text
+    table = text[text.index("12 effective events (at least 100), shift −0.3") - 400 :]
+    assert table.index("FAILED") < table.index("0 of 30 comparisons")

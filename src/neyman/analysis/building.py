@@ -171,6 +171,7 @@ def write_workspace(
         "n_data": len(rows),
         "n_reference": len(reference.weight),
         "closure": [c.to_dict() for c in prepared.closures[NOMINAL]],
+        "checks": [{"name": c.name, "passed": c.passed, "reason": c.reason} for c in prepared.checks.checks],
         "closure_systematics": [
             {
                 "variation": name,

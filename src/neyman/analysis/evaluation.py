@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -12,7 +12,15 @@ from numpy.typing import NDArray
 
 from neyman.analysis.config import Config, SystematicSection
 from neyman.analysis.simulation import NAMING, NOMINAL, Simulation, make_hist
-from neyman.diagnostics import Closure, closure
+from neyman.diagnostics import (
+    Check,
+    Checks,
+    Closure,
+    check_closure,
+    closure,
+    ensemble_spread,
+    ratio_weights,
+)
 from neyman.events import EventTable
 from neyman.likelihood.spread import member_components
 from neyman.ratios import ProcessRatios, RatioTable
@@ -41,6 +49,8 @@ class Prepared:
         Their contents: alternative to sample to histogram with the systematic axis.
     closures
         Closure of every ratio, by variation, process and feature.
+    checks
+        Verdicts on the closure of all ratios together, and on the weights and members of each.
     """
 
     reference: RatioTable
@@ -49,6 +59,7 @@ class Prepared:
     edges: dict[str, Array]
     histograms: dict[str, dict[str, hist.Hist[Any]]]
     closures: dict[str, list[Closure]]
+    checks: Checks
 
 
 def prepare(config: Config, simulation: Simulation, ratios: Mapping[str, ProcessRatios]) -> Prepared:
@@ -89,10 +100,11 @@ def prepare(config: Config, simulation: Simulation, ratios: Mapping[str, Process
             closures.setdefault(name, []).extend(_closure(sample.name, events, reference, log_ratio))
         for kind, content in contents.items():
             histograms[kind][sample.name] = make_hist(kind, edges[kind].tolist(), content)
+    checks = _checks(ratios.values(), reference, closures, nominal)
     if config.training.spread:
         for process in ratios.values():
             reference = reference.with_columns(_spread(config, process, reference))
-    return Prepared(reference, yields, observables, edges, histograms, closures)
+    return Prepared(reference, yields, observables, edges, histograms, closures, checks)
 
 
 def _variations(config: Config) -> list[tuple[str, SystematicSection | None, int]]:
@@ -123,8 +135,7 @@ def spread_columns(config: Config, sample: str) -> tuple[str, ...]:
 
 def _spread(config: Config, process: ProcessRatios, reference: RatioTable) -> dict[str, NDArray[np.float32]]:
     """Leading directions in which the normalised members differ, one standard deviation long."""
-    members = process.members_at_nominal(reference.events).astype(np.float64)
-    members -= np.log(np.average(np.exp(members), axis=1, weights=reference.weight))[:, None]
+    members = _members(process, reference)
     components = member_components(
         members,
         reference.weight,
@@ -133,6 +144,38 @@ def _spread(config: Config, process: ProcessRatios, reference: RatioTable) -> di
     )
     names = spread_columns(config, process.name)
     return {n: c.astype(np.float32) for n, c in zip(names, components.columns(members), strict=True)}
+
+
+def _members(process: ProcessRatios, reference: RatioTable) -> Array:
+    """Nominal log-ratios of the members, each with a mean ratio of 1 over the reference."""
+    members = process.members_at_nominal(reference.events).astype(np.float64)
+    mean = np.average(np.exp(members), axis=1, weights=reference.weight)
+    return np.asarray(members - np.log(mean)[:, None], dtype=np.float64)
+
+
+def _checks(
+    ratios: Iterable[ProcessRatios],
+    reference: RatioTable,
+    closures: Mapping[str, list[Closure]],
+    expected: Mapping[str, float],
+) -> Checks:
+    """Verdicts on the learned ratios; `expected` is the number of data events of each process."""
+    named = [
+        one if variation == NOMINAL else replace(one, process=f"{one.process}, {variation}")
+        for variation, found in closures.items()
+        for one in found
+    ]
+    checks: list[Check] = [check_closure(named)]
+    for process in ratios:
+        log_ratio = float64(reference.columns[process.name])
+        weights = ratio_weights(reference.weight, log_ratio)
+        checks.append(replace(weights, name=f"{weights.name}, {process.name}"))
+        if process.nominal.description.members > 1:
+            spread = ensemble_spread(
+                _members(process, reference), reference.weight, expected=expected[process.name]
+            )
+            checks.append(replace(spread, name=f"{spread.name}, {process.name}"))
+    return Checks(checks)
 
 
 def _closure(process: str, events: EventTable, reference: RatioTable, log_ratio: Array) -> list[Closure]:

@@ -230,7 +230,7 @@ class _Pipeline:
         )
 
         def work(part: Path) -> dict[str, Any]:
-            summary = {name: workspace.summary[name] for name in ("closure", "closure_systematics")}
+            summary = {name: workspace.summary[name] for name in ("closure", "closure_systematics", "checks")}
             results: dict[str, Any] = jsonable(
                 {
                     **measure(self._config, self._output / "workspace"),

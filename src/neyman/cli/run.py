@@ -66,6 +66,9 @@ def command(
     )
     click.echo(f"Report:    {done.output / 'report' / 'index.html'}")
     click.echo(f"Workspace: {done.output / 'workspace'}")
+    for check in done.results["checks"]:
+        if not check["passed"]:
+            click.echo(f"CHECK FAILED: {check['name']}: {check['reason']}", err=True)
     if invalid:
         click.echo(f"NOT VALID: the fits of {', '.join(invalid)}; the report says why.", err=True)
         sys.exit(2)

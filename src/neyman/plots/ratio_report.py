@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 from neyman.errors import InputError
 from neyman.files import atomic
 from neyman.networks import Calibration
-from neyman.plots import distributions, losses, trust, weights, words
-from neyman.plots.markup import Html, badge, bullets, details, join, page, table, tag
+from neyman.plots import distributions, losses, sections, trust, weights, words
+from neyman.plots.markup import Html, bullets, details, join, page, table, tag
 from neyman.plots.report import Pictures
 
 if TYPE_CHECKING:
@@ -167,27 +167,8 @@ def _headline(config: Results, results: Results) -> Html:
 
 
 def _verdicts(results: Results) -> Html:
-    rows = [
-        (
-            _minus(one["name"]),
-            tag("span", badge(one["passed"], "passed", "FAILED"), style="white-space: nowrap"),
-            _sentence(one["reason"]),
-        )
-        for one in sorted(results["checks"]["checks"], key=lambda one: one["passed"])
-    ]
-    text = (
-        "All checks are made on events that neither the training nor the calibration has seen. One fails where a "
-        "deviation is both significant and larger than its tolerance."
-    )
-    return join(tag("p", text), table(("check", "result", "figures"), rows, text=True))
-
-
-def _sentence(text: str) -> str:
-    return text[:1].upper() + _minus(text[1:])
-
-
-def _minus(text: str) -> str:
-    return re.sub(r"(?<![\w.)])-(?=\d)", "−", text)
+    text = "All checks are made on events that neither the training nor the calibration has seen."
+    return join(tag("p", text), sections.checks(results["checks"]["checks"]))
 
 
 def _closure(config: Results, check: Results, show: Pictures) -> Html:
@@ -245,7 +226,7 @@ def _quantity(interval: str) -> str:
 
 def _heading(place: str) -> Html:
     """Where the nuisance parameters are."""
-    return tag("h3", _minus(place)) if place else Html("")
+    return tag("h3", sections.minus(place)) if place else Html("")
 
 
 def _calibration_map(results: Results, show: Pictures) -> Html:

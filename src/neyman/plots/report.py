@@ -23,6 +23,7 @@ _NEEDED = (
     "observed",
     "profiles",
     "impacts",
+    "checks",
     "closure",
     "discriminant",
     "validation",
@@ -150,6 +151,7 @@ def _parts(
             "closure",
             "Closure of the learned ratios",
             join(
+                sections.checks(results["checks"]),
                 sections.closure(config, results),
                 sections.closure_systematics(config, results),
                 *(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import platform
+import re
 from collections.abc import Mapping, Sequence
 from importlib import metadata
 from typing import Any
@@ -86,6 +87,7 @@ def _warnings(results: Results) -> list[str]:
         out.append("The fit of the simulation itself is not valid.")
     elif not _compatible(results["simulation_check"]):
         out.append("The fit of the simulation itself does not return the nominal value.")
+    out += [f"Check failed: {c['name']} ({c['reason']})." for c in results["checks"] if not c["passed"]]
     out += [
         f"Workspace check failed: {c['name']} ({c['detail']})."
         for c in results["validation"]
@@ -261,6 +263,27 @@ def impacts(results: Results) -> Html:
     poi = symbol(results["impacts"]["poi"])
     head = ("nuisance parameter", f"Δ{poi} up", f"Δ{poi} down", "pull", "constraint", "shifted", "fits")
     return details("Impacts as numbers", table(head, rows))
+
+
+def checks(found: Sequence[Results]) -> Html:
+    """Table of checks with their verdicts, failures first."""
+    rows = [
+        (
+            minus(one["name"]),
+            tag("span", badge(one["passed"], "passed", "FAILED"), style="white-space: nowrap"),
+            minus(one["reason"][:1].upper() + one["reason"][1:]),
+        )
+        for one in sorted(found, key=lambda one: one["passed"])
+    ]
+    return join(
+        tag("p", "A check fails where a deviation is both significant and larger than its tolerance."),
+        table(("check", "result", "figures"), rows, text=True),
+    )
+
+
+def minus(text: str) -> str:
+    """Return the text with the sign of negative numbers in place of a hyphen."""
+    return re.sub(r"(?<![\w.)])-(?=\d)", "−", text)
 
 
 def closure(config: Results, results: Results) -> Html:
