@@ -273,3 +273,12 @@ def test_parameters_outside_the_trained_range() -> None:
     each[77] = -2.5
     with pytest.raises(InputError, match=r"'z' = -2\.5 is outside"):
         model.members(X, each)
+
+
+def test_values_that_changed_on_the_way_are_noticed(tmp_path: Path) -> None:
+    file = make().save(tmp_path / "m.safetensors")
+    content = bytearray(file.read_bytes())
+    content[-3] ^= 0x40
+    file.write_bytes(bytes(content))
+    with pytest.raises(WorkspaceError, match="are not those that were written"):
+        Model.load(file)

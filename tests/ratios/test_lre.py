@@ -10,10 +10,11 @@ import pytest
 import torch
 
 import neyman as ny
-from neyman.errors import NeymanWarning, TrainingError
-from neyman.networks import MLP
-from neyman.ratios import LRE, Ratio
-from neyman.training import BCE, MLC, Loss, Settings
+from neyman.errors import ConfigError, NeymanWarning, TrainingError
+from neyman.networks import MLP, NSF
+from neyman.ratios import DLE, LRE, Hybrid, Ratio
+from neyman.ratios.preparation import bootstrapped
+from neyman.training import BCE, MLC, Loss, Sample, Settings
 
 N = 20_000
 GRID = np.linspace(-2.0, 2.0, 41)[:, None]
@@ -94,7 +95,7 @@ def test_same_seed_same_ratio() -> None:
 def test_events_held_out_never_train() -> None:
     """Events that share an identity stay on one side: with all events of one identity, nothing is left to train."""
     p, q = (replace(t, extra={"entry": np.zeros(N, dtype=np.int64)}) for t in (P, Q))
-    with pytest.raises(TrainingError, match="a class has 0 events"):
+    with pytest.raises(TrainingError, match="the numerator has 0 events"):
         LRE(NETWORK, settings=SETTINGS).fit(p, q, seed=1)
 
 
@@ -155,9 +156,13 @@ def test_a_training_can_start_from_another_and_freeze_layers(tmp_path: Path) -> 
     with pytest.raises(TrainingError, match=r"no network parameter 'head' to freeze"):
         LRE(NETWORK, settings=short).fit(P, Q, seed=1, freeze=("head",))
     with pytest.raises(
-        TrainingError, match=r"(?s)another architecture: layers\.0\.weight is.*\(1, 1, 9\), or one"
+        TrainingError, match=r"(?s)another architecture: MLP\(hidden=\(24, 24\).*hidden=\(9, 24\)"
     ):
         LRE(MLP((9, 24)), settings=short).fit(P, Q, seed=1, start=first)
+    with pytest.raises(TrainingError, match=r"another architecture: .*activation='silu'"):
+        LRE(MLP((24, 24), "tanh"), settings=short).fit(P, Q, seed=1, start=first)
+    with pytest.raises(TrainingError, match=r"(?s)the link 'identity'.*the link 'square'"):
+        LRE(NETWORK, MLC("square"), settings=short).fit(P, Q, seed=1, start=first)
     with pytest.raises(TrainingError, match=r"another architecture: .* is \(3, "):
         LRE(NETWORK, ensemble=2, settings=short).fit(P, Q, seed=1, start=again)
     other = replace(P, features=("y",)), replace(Q, features=("y",))
@@ -211,3 +216,53 @@ def test_a_denominator_with_parameters_of_its_own() -> None:
         lre.fit(numerator, replace(Q, extra={"z": np.zeros(N)}), parameters=("z",), seed=1)
     with pytest.warns(NeymanWarning, match=r"'z' is distributed differently .*distance 0\.1"):
         lre.fit(numerator, replace(Q, extra={"z": other**2 * np.sign(other)}), parameters=("z",), seed=1)
+
+
+def test_bootstraps_of_the_two_sides_are_independent_unless_they_share_events() -> None:
+    """With one draw for row i of both sides their fluctuations would cancel where rows are in a common order."""
+    own = [Sample(P.x[:500], np.ones(500)) for _ in range(2)]
+    with_ids = replace(P.select(np.arange(500)), extra={"entry": np.arange(500)})
+    for table, same in ((P.select(np.arange(500)), False), (with_ids, True)):
+        p, q = (
+            bootstrapped(table, one, 2, seed=1, side=side).weight
+            for one, side in zip(own, ("numerator", "denominator"), strict=True)
+        )
+        assert np.array_equal(p, q) == same
+
+
+def test_parameters_on_one_side_in_part() -> None:
+    z = np.random.default_rng(1).uniform(-1.0, 1.0, N)
+    numerator, denominator = replace(P, extra={"a": z, "b": z**3}), replace(Q, extra={"a": z})
+    with pytest.raises(TrainingError, match="the denominator has a of the parameters a, b"):
+        LRE(NETWORK, settings=Settings(steps=2)).fit(numerator, denominator, parameters=("a", "b"), seed=1)
+    one = LRE(NETWORK, settings=Settings(steps=2)).fit(
+        numerator, Q, parameters="a", seed=1, freeze="layers.0"
+    )
+    assert one.model.parameters == ("a",)
+    numerator = replace(P, extra={"a": np.where(np.arange(N) < N // 2, np.nan, z)})
+    with pytest.raises(TrainingError, match="'a' is nan in event 0 of the numerator"):
+        LRE(NETWORK, settings=Settings(steps=2)).fit(numerator, Q, parameters=("a",), seed=3)
+
+
+def test_estimators_refuse_networks_of_another_kind() -> None:
+    with pytest.raises(ConfigError, match="a flow is not a classifier"):
+        LRE(NSF())
+    with pytest.raises(ConfigError, match="MLP is not a density"):
+        DLE(MLP())  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="a classifier, not a flow"):
+        Hybrid(network=NSF())
+
+
+def test_a_resumed_training_knows_where_it_started(tmp_path: Path) -> None:
+    settings = Settings(steps=20, batch_size=256, evaluations=4)
+    starts = [LRE(NETWORK, settings=Settings(steps=2)).fit(P, Q, seed=s) for s in (1, 2)]
+    file = tmp_path / "c"
+
+    def stop(step: int) -> None:
+        if step == 12:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        LRE(NETWORK, settings=settings).fit(P, Q, seed=1, start=starts[0], checkpoint=file, progress=stop)
+    with pytest.raises(TrainingError, match="belongs to another training"):
+        LRE(NETWORK, settings=settings).fit(P, Q, seed=1, start=starts[1], checkpoint=file)

@@ -61,5 +61,5 @@ def test_signed_and_positive_samples_agree_within_the_spread(kind: str) -> None:
     spread = rms(np.hypot(*(one.std(axis=0, ddof=1) for one in members.values())))
     assert rms(mean["signed"] - mean["positive"]) < 1.5 * spread
     error = rms(mean["signed"] - exact)
-    assert error < 1.5 * spread
+    assert error < 2.0 * spread
     assert spread < 0.4 * rms(WITHOUT_SIGNS - EXACT)

@@ -8,8 +8,8 @@ import torch
 
 import neyman as ny
 from neyman.errors import InputError, NeymanWarning
-from neyman.networks import MLP, Description, Model, Part, combine
-from neyman.ratios import Ratio
+from neyman.networks import MLP, NSF, Description, Model, Part, combine
+from neyman.ratios import DensityRatio, Ratio
 
 RNG = np.random.default_rng(1)
 Q = ny.EventTable(
@@ -121,8 +121,44 @@ def test_a_warning_at_the_edge_of_the_trained_range_and_an_error_beyond():
         ratio.log_ratio(P, [1.4])
     with pytest.warns(NeymanWarning, match=r"z = -1\.45 is at the edge"):
         ratio.log_ratio(P, np.linspace(0.0, -1.45, len(P))[:, None][::-1])
-    with (
-        pytest.warns(NeymanWarning),
-        pytest.raises(InputError, match=r"(?s)'z' = 1\.6 is outside the range.*-1\.5 to 1\.5.*wider"),
-    ):
+    with pytest.raises(InputError, match=r"(?s)'z' = 1\.6 is outside the range.*-1\.5 to 1\.5.*wider"):
         ratio.log_ratio(P, [1.6])
+
+
+def test_other_kinds_of_models_are_not_ratios(tmp_path):
+    architecture = NSF(transforms=1, hidden=(4,), bins=4)
+    part = Part(network=architecture, members=1)
+    density = Model([architecture.build(1)], Description(features=("x",), parts=(part,), kind="log_density"))
+    with pytest.raises(InputError, match=r"is a log_density, not a log_ratio\n.*Density"):
+        Ratio.load(density.save(tmp_path / "d.safetensors"))
+    with pytest.raises(InputError, match="not the difference of two log-densities"):
+        DensityRatio(network_ratio().model)
+    with pytest.raises(InputError, match="unknown aggregate 'foo'"):
+        network_ratio().aggregated_by("foo")
+    with pytest.raises(InputError, match="at least 3 members, got 2"):
+        network_ratio(members=2).aggregated_by("truncated_mean")
+
+
+def test_calibration_uses_the_parameters_that_the_denominator_has():
+    """p = N(z + 1/2, 1) and q = N(z - 1/2, 1): exactly x - z, whose calibration is the identity when q keeps its z."""
+    rng = np.random.default_rng(3)
+    z = rng.uniform(-1.0, 1.0, (2, 20_000))
+    p, q = (
+        ny.EventTable(("x",), rng.normal(own + side, 1.0)[:, None], np.ones(20_000), {"z": own})
+        for own, side in zip(z, (0.5, -0.5), strict=True)
+    )
+    architecture = MLP((2,), "relu")
+    stack = architecture.build(2)
+    with torch.no_grad():
+        first, last = stack.layers
+        first.weight.copy_(torch.tensor([[[1.0, -1.0], [-1.0, 1.0]]]))
+        first.bias.zero_()
+        last.weight.copy_(torch.tensor([[[1.0], [-1.0]]]))
+        last.bias.zero_()
+    part = Part(network=architecture, members=1, parameters=("z",))
+    description = Description(
+        features=("x",), parameters=("z",), parameter_range=((-1.5, 1.5),), parts=(part,)
+    )
+    calibration = Ratio(Model([stack], description)).calibrated(p, q, "platt").model.description.calibration
+    assert calibration.scale == pytest.approx(1.0, abs=0.03)
+    assert calibration.shift == pytest.approx(0.0, abs=0.03)

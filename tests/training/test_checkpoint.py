@@ -83,6 +83,11 @@ def test_files_that_cannot_serve(tmp_path: Path) -> None:
             TrainingError, match=r"(?s)checkpoint c\.safetensors is broken.*delete it to train"
         ):
             run(settings, path)
+    damaged = bytearray(whole)
+    damaged[-3] ^= 0x40
+    path.write_bytes(bytes(damaged))
+    with pytest.raises(TrainingError, match="is broken: its tensors are not those that were written"):
+        run(settings, path)
     save_file({"a": torch.ones(1)}, path)
     with pytest.raises(TrainingError, match="is broken: 'neyman-checkpoint'"):
         run(settings, path)

@@ -171,12 +171,12 @@ def test_an_extreme_input_of_the_batch_is_named() -> None:
 def test_bootstrap_weights_are_poisson_and_follow_the_event() -> None:
     ids = np.repeat(np.arange(20_000), 2)
     sample = events(40_000, np.full(40_000, -0.5))
-    weights = sample.bootstrapped(ids, 3, seed=1).weight / -0.5
+    weights = sample.bootstrapped(ids, 3, key=(1,)).weight / -0.5
     assert weights.shape == (3, 40_000)
     np.testing.assert_array_equal(weights[:, ::2], weights[:, 1::2])
     counts = np.bincount(weights[0, ::2].astype(int), minlength=8)[:8] / 20_000
     expected = np.exp(-1.0) / np.array([math.factorial(k) for k in range(8)])
     np.testing.assert_allclose(counts, expected, atol=0.012)
     assert abs(np.corrcoef(weights[0, ::2], weights[1, ::2])[0, 1]) < 0.03
-    np.testing.assert_array_equal(weights, sample.bootstrapped(ids, 5, seed=1).weight[:3] / -0.5)
-    assert (weights != sample.bootstrapped(ids, 3, seed=2).weight / -0.5).any()
+    np.testing.assert_array_equal(weights, sample.bootstrapped(ids, 5, key=(1,)).weight[:3] / -0.5)
+    assert (weights != sample.bootstrapped(ids, 3, key=(2,)).weight / -0.5).any()

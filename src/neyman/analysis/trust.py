@@ -246,6 +246,11 @@ def _windows(ratio: Ratio, whole: _View, rng: np.random.Generator) -> Iterator[_
         else:
             margin = _MARGIN * (high - low)
             inner = z[(z >= low + margin) & (z <= high - margin)]
+            if not len(inner):
+                raise InputError(
+                    f"no event to check lies in the inner 90% of the trained range of {name!r}",
+                    expected=f"values between {low + margin:.4g} and {high - margin:.4g}",
+                )
             spans = list(pairwise(np.quantile(inner, np.linspace(0.0, 1.0, _WINDOWS + 1))))
         for first, last in spans:
             label = f"{name} = {first:.3g}" if first == last else f"{name} from {first:.3g} to {last:.3g}"

@@ -109,6 +109,8 @@ class Scorer:
             When a feature is missing, masked, jagged or not finite (with the number of events and the first), or
             a nuisance parameter is unknown to all models or outside the range in which one was trained.
         """
+        if z is not None and not isinstance(z, Mapping):
+            raise InputError(f"z is a {type(z).__name__}", expected="values by name, such as {'tes': 0.5}")
         known = {parameter for name in self.paths for parameter in self._model(name).parameters}
         for parameter in z or {}:
             if parameter not in known:

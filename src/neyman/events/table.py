@@ -168,6 +168,12 @@ class EventTable:
     ) -> EventTable:
         if isinstance(features, str) or isinstance(extra, str):
             raise ConfigError("features and extra are lists of names", expected="features=['lep_pt', 'met']")
+        if weight is not None and not isinstance(weight, str):
+            raise ConfigError(
+                f"weight is a {type(weight).__name__}",
+                expected="the name of a column, or an expression of columns",
+                fix="add the array to the columns and give its name",
+            )
         if not features:
             raise ConfigError("no features are given", expected="at least one column name")
         parts = [

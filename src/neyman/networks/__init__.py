@@ -10,7 +10,7 @@ from neyman.networks.calibration import Calibration
 from neyman.networks.description import Description, Part
 from neyman.networks.ensemble import Aggregate, combine
 from neyman.networks.flow import NSF, StackedFlow
-from neyman.networks.model import Model, match_features
+from neyman.networks.model import Model, match_features, tensors_digest
 from neyman.networks.pet import PET, StackedPET
 from neyman.networks.scaling import Scaling, column_scaling
 from neyman.networks.stacked import MLP, Draws, Stack, StackedLinear, StackedMLP, Standardise
@@ -36,4 +36,5 @@ __all__ = [
     "column_scaling",
     "combine",
     "match_features",
+    "tensors_digest",
 ]

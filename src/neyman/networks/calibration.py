@@ -184,7 +184,7 @@ def _affine(p: tuple[Array, Array], q: tuple[Array, Array], *, shifted: bool) ->
     if scale >= _STEEPEST or found.fun < _SEPARATED:
         raise InputError(
             "the log-ratio separates the classes without overlap: it cannot be calibrated by a scale",
-            fix="use isotonic or histogram",
+            fix="leave it as it is: events that overlap are needed to calibrate",
         )
     return scale, float(found.x[1])
 

@@ -6,9 +6,10 @@ inputs, links of the outputs). Loading it builds the networks from the descripti
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -211,7 +212,9 @@ class Model:
             for name, tensor in stack.state_dict().items()
         }
         with atomic(file) as part:
-            save_file(tensors, part, metadata={"neyman": self.description.model_dump_json()})
+            # One entry: the order of several is not the same in every file.
+            document = self.description.model_dump(mode="json") | {"sha256": tensors_digest(tensors)}
+            save_file(tensors, part, metadata={"neyman": json.dumps(document)})
         return file
 
     @classmethod
@@ -235,17 +238,35 @@ class Model:
                 expected="a file written by Model.save",
             )
         try:
-            description = Description.model_validate(json.loads(text))
+            document = json.loads(text)
+            written = document.pop("sha256", None) if isinstance(document, dict) else None
+            description = Description.model_validate(document)
             # Shapes first: a description must not ask for more memory than the file holds.
             stacks = [part.build(len(description.features), seed=None) for part in description.parts]
         except (ValidationError, ValueError, RecursionError, RuntimeError, NeymanError) as error:
             raise WorkspaceError(f"{file.name} has a broken description: {error}", where=str(file)) from error
         _check_shapes(stacks, tensors, file)
+        if written is not None and written != tensors_digest(tensors):
+            raise WorkspaceError(
+                f"the tensors of {file.name} are not those that were written",
+                where=str(file),
+                fix="copy the file again",
+            )
         for k, stack in enumerate(stacks):
             prefix = f"parts.{k}."
             own = {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
             stack.load_state_dict(own, assign=True)
         return cls(stacks, description)
+
+
+def tensors_digest(tensors: Mapping[str, torch.Tensor]) -> str:
+    """Digest of names and values."""
+    found = hashlib.sha256()
+    for name in sorted(tensors):
+        values = tensors[name].detach().cpu().contiguous()
+        found.update(name.encode())
+        found.update(values.view(torch.uint8).numpy().tobytes() if values.ndim else values.numpy().tobytes())
+    return found.hexdigest()
 
 
 def _check_shapes(stacks: Sequence[Stack], tensors: dict[str, torch.Tensor], file: Path) -> None:

@@ -164,6 +164,13 @@ class DensityRatio(Ratio):
 
     reference_history: History = field(default_factory=History)
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if {part.sign for part in self.model.description.parts} != {1, -1}:
+            raise InputError(
+                "this model is not the difference of two log-densities", fix="use neyman.ratios.Ratio"
+            )
+
     @property
     def numerator(self) -> Density:
         """The density of the numerator."""

@@ -9,12 +9,12 @@ from typing import overload
 
 import numpy as np
 
-from neyman.errors import TrainingError
+from neyman.errors import ConfigError, TrainingError
 from neyman.events import EventTable
 from neyman.networks import NSF, Description, Model
 from neyman.ratios import stacks
 from neyman.ratios.density import Density, DensityRatio
-from neyman.ratios.preparation import bootstrapped, check_features, sample, split
+from neyman.ratios.preparation import bootstrapped, check_features, names, sample, split
 from neyman.training import DensityObjective, Settings
 
 _SPIKE = 0.01  # of the events at one and the same value
@@ -56,6 +56,12 @@ class DLE:
     ensemble: int = 1
     settings: Settings = field(default_factory=Settings)
     bootstrap: bool = False
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.network, NSF):
+            raise ConfigError(
+                f"{type(self.network).__name__} is not a density", expected="a flow, such as NSF(...)"
+            )
 
     @overload
     def fit(
@@ -137,6 +143,11 @@ class DLE:
         NeymanWarning
             When more than 1% of the numerator lies outside the range of the denominator's events in a feature.
         """
+        parameters, freeze = names(parameters), names(freeze)
+        if not isinstance(denominator, EventTable | Density | None):
+            raise TrainingError(
+                f"the denominator is a {type(denominator).__name__}", expected="events, a Density, or nothing"
+            )
         events = isinstance(denominator, EventTable)
         if events and checkpoint is not None:
             raise TrainingError(
@@ -172,17 +183,18 @@ class DLE:
         if not len(table):
             raise TrainingError("there are no events to learn a density from")
         halves = split(table, settings.validation_fraction, seed=seed)
-        training, validation = (sample(half, parameters) for half in halves)
+        training, validation = (sample(half, parameters, "density") for half in halves)
         network, ranges = stacks.build(
             self.network, table.features, parameters, [training], members=self.ensemble, seed=seed
         )
         _check_continuous(table)
+        part = stacks.part(self.network, self.ensemble, parameters)
         if start is not None:
-            stacks.warm_start(network, start.model, table.features, parameters)
+            stacks.warm_start(network, start.model, table.features, parameters, like=part)
         stacks.freeze(network, freeze)
-        kept = stacks.checkpoint(checkpoint, [training, validation], self, seed, list(freeze))
+        kept = stacks.checkpoint(checkpoint, network, [training, validation], self, seed, freeze)
         if self.bootstrap:
-            training = bootstrapped(halves[0], training, self.ensemble, seed=seed)
+            training = bootstrapped(halves[0], training, self.ensemble, seed=seed, side="density")
         objective = DensityObjective(
             training,
             validation,
@@ -197,7 +209,7 @@ class DLE:
             features=table.features,
             parameters=parameters,
             parameter_range=ranges,
-            parts=(stacks.part(self.network, self.ensemble, parameters),),
+            parts=(part,),
             kind="log_density",
             notes=notes or {},
         )

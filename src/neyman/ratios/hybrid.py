@@ -7,9 +7,17 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import overload
 
-from neyman.errors import TrainingError
+from neyman.errors import ConfigError, TrainingError
 from neyman.events import EventTable
-from neyman.networks import MLP, Architecture, Description, Model, StackedFlow
+from neyman.networks import (
+    MLP,
+    NSF,
+    Architecture,
+    Description,
+    Model,
+    StackedFlow,
+    tensors_digest,
+)
 from neyman.ratios import stacks
 from neyman.ratios.density import Density, DensityRatio
 from neyman.ratios.dle import DLE
@@ -44,6 +52,12 @@ class Hybrid:
     network: Architecture = field(default_factory=MLP)
     loss: Loss = field(default_factory=BCE)
     settings: Settings = field(default_factory=Settings)
+
+    def __post_init__(self) -> None:
+        if isinstance(self.network, NSF):
+            raise ConfigError(
+                "the network of a hybrid is a classifier, not a flow", expected="MLP(...) or PET(...)"
+            )
 
     @overload
     def fit(
@@ -153,13 +167,14 @@ class Hybrid:
         settings, device = self.settings, self.settings.torch_device
         table = events.with_features(own.features)
         halves = split(table, settings.validation_fraction, seed=seed)
-        training, validation = (sample(half, own.parameters) for half in halves)
+        training, validation = (sample(half, own.parameters, "density") for half in halves)
         network, _ = stacks.build(
             self.network, own.features, own.parameters, [training], members=own.members, seed=seed
         )
-        kept = stacks.checkpoint(checkpoint, [training, validation], self, seed, stacks.weights_digest(stack))
+        key = (self, seed, tensors_digest(stack.state_dict()))
+        kept = stacks.checkpoint(checkpoint, network, [training, validation], *key)
         if self.flow.bootstrap:
-            training = bootstrapped(halves[0], training, own.members, seed=seed)
+            training = bootstrapped(halves[0], training, own.members, seed=seed, side="density")
         objective = ResidualObjective(
             self.loss,
             stack.to(device),

@@ -6,19 +6,23 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
+from neyman.errors import ConfigError, TrainingError
 from neyman.events import EventTable
-from neyman.networks import MLP, Architecture, Description, Model
+from neyman.networks import MLP, NSF, Architecture, Description, Model
 from neyman.ratios import stacks
 from neyman.ratios.preparation import (
     bootstrapped,
     check_features,
     check_parameters,
     check_weights,
+    names,
     sample,
     split,
 )
 from neyman.ratios.ratio import Ratio
 from neyman.training import BCE, Loss, PairObjective, Settings
+
+_SIDES = ("numerator", "denominator")
 
 
 @dataclass(frozen=True)
@@ -47,6 +51,7 @@ class LRE:
 
     Examples
     --------
+    >>> import numpy as np
     >>> import neyman as ny
     >>> rng = np.random.default_rng(1)
     >>> p, q = (ny.EventTable.from_arrays(rng.normal(m, 1, (2000, 1)), features=("x",)) for m in (0.5, -0.5))
@@ -61,6 +66,10 @@ class LRE:
     ensemble: int = 1
     settings: Settings = field(default_factory=Settings)
     bootstrap: bool = False
+
+    def __post_init__(self) -> None:
+        if isinstance(self.network, NSF):
+            raise ConfigError("a flow is not a classifier", fix="use MLP or PET here, or the estimator DLE")
 
     def fit(
         self,
@@ -112,26 +121,35 @@ class LRE:
             weight depends on a nuisance parameter, or the denominator has nuisance parameters of its own that are
             distributed differently.
         """
+        parameters, freeze = names(parameters), names(freeze)
         check_features(numerator, denominator)
         settings = self.settings
         halves = [split(table, settings.validation_fraction, seed=seed) for table in (numerator, denominator)]
-        names = [parameters, parameters if all(p in denominator.extra for p in parameters) else ()]
+        own = tuple(p for p in parameters if p in denominator.extra)
+        if own and own != parameters:
+            raise TrainingError(
+                f"the denominator has {', '.join(own)} of the parameters {', '.join(parameters)}",
+                expected="all of them, or none: its events then take the numerator's values",
+            )
+        inputs = (parameters, own)
         training, validation = (
-            [sample(half[k], name) for half, name in zip(halves, names, strict=True)] for k in (0, 1)
+            [sample(half[k], z, side) for half, z, side in zip(halves, inputs, _SIDES, strict=True)]
+            for k in (0, 1)
         )
         check_weights(training[0], parameters)
         check_parameters(training[0], training[1], parameters)
         network, ranges = stacks.build(
             self.network, numerator.features, parameters, training, members=self.ensemble, seed=seed
         )
+        part = stacks.part(self.network, self.ensemble, parameters, self.loss.output_link)
         if start is not None:
-            stacks.warm_start(network, start.model, numerator.features, parameters)
+            stacks.warm_start(network, start.model, numerator.features, parameters, like=part)
         stacks.freeze(network, freeze)
-        kept = stacks.checkpoint(checkpoint, [*training, *validation], self, seed, list(freeze))
+        kept = stacks.checkpoint(checkpoint, network, [*training, *validation], self, seed, freeze)
         if self.bootstrap:
             training = [
-                bootstrapped(half[0], one, self.ensemble, seed=seed)
-                for half, one in zip(halves, training, strict=True)
+                bootstrapped(half[0], one, self.ensemble, seed=seed, side=side)
+                for half, one, side in zip(halves, training, _SIDES, strict=True)
             ]
         objective = PairObjective(
             self.loss,
@@ -148,7 +166,7 @@ class LRE:
             features=numerator.features,
             parameters=parameters,
             parameter_range=ranges,
-            parts=(stacks.part(self.network, self.ensemble, parameters, self.loss.output_link),),
+            parts=(part,),
             notes=notes or {},
         )
         return Ratio(Model([network], description), history)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import warnings
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -25,8 +26,13 @@ def split(table: EventTable, fraction: float, *, seed: int) -> tuple[EventTable,
     return table.select(~mask), table.select(mask)
 
 
-def sample(table: EventTable, parameters: tuple[str, ...]) -> Sample:
-    """Return the events with these columns as their nuisance parameters.
+def names(given: Sequence[str] | str) -> tuple[str, ...]:
+    """Return names as a tuple; a single one may come as it is."""
+    return (given,) if isinstance(given, str) else tuple(given)
+
+
+def sample(table: EventTable, parameters: tuple[str, ...], side: str) -> Sample:
+    """Return the events of one `side` with these columns as their nuisance parameters.
 
     Raises
     ------
@@ -35,24 +41,38 @@ def sample(table: EventTable, parameters: tuple[str, ...]) -> Sample:
     """
     if not len(table):
         raise TrainingError(
-            "a class has 0 events to train on or to hold out",
+            f"the {side} has 0 events to train on or to hold out",
             expected="events on both sides of the split",
         )
     for name in parameters:
         if name not in table.extra:
             raise TrainingError(
-                f"the numerator has no column {name!r}",
+                f"the {side} has no column {name!r}",
                 expected="the value of the nuisance parameter of each event",
                 fix=f"nearest names: {nearest(name, table.extra)}",
             )
+    total = float(table.weight.sum())
+    if not total > 0.0:
+        raise TrainingError(
+            f"the {side} has {len(table)} events whose weights sum to {total:g}",
+            expected="a positive sum of weights",
+        )
     z = np.stack([table.extra[p] for p in parameters], axis=1).astype(np.float32) if parameters else None
+    for k, name in enumerate(parameters):
+        if z is not None and not np.isfinite(z[:, k]).all():
+            event = int(np.argmin(np.isfinite(z[:, k])))
+            raise TrainingError(f"{name!r} is {z[event, k]} in event {event} of the {side}")
     return Sample(table.x, table.weight, z)
 
 
-def bootstrapped(table: EventTable, own: Sample, members: int, *, seed: int) -> Sample:
-    """Return the sample with bootstrap weights; replicas of an event (column ``entry``) share theirs."""
-    ids = table.extra.get("entry", np.arange(len(table)))
-    return own.bootstrapped(np.asarray(ids).astype(np.int64), members, seed=seed)
+def bootstrapped(table: EventTable, own: Sample, members: int, *, seed: int, side: str) -> Sample:
+    """Return the sample with bootstrap weights.
+
+    Events of the same column ``entry`` share theirs, on both sides; without it the sides are independent.
+    """
+    if "entry" in table.extra:
+        return own.bootstrapped(np.asarray(table.extra["entry"]).astype(np.int64), members, key=(seed,))
+    return own.bootstrapped(np.arange(len(table)), members, key=(seed, side))
 
 
 def parameter_scaling(numerator: Sample, parameters: tuple[str, ...]) -> tuple[Ranges, Scaling]:

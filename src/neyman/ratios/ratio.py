@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from neyman.errors import InputError, NeymanWarning
 from neyman.events import EventTable
-from neyman.networks import Aggregate, Calibration, Model
+from neyman.networks import Aggregate, Calibration, Model, combine
 from neyman.training import History
 
 Array = NDArray[np.float32]
@@ -40,6 +40,13 @@ class Ratio:
     model: Model
     history: History = field(default_factory=History)
     reference: EventTable | None = None
+
+    def __post_init__(self) -> None:
+        if self.model.description.kind != "log_ratio":
+            raise InputError(
+                f"this model is a {self.model.description.kind}, not a log_ratio",
+                fix="a log_density is read by neyman.ratios.Density",
+            )
 
     def members(self, events: EventTable | ArrayLike, z: ArrayLike | None = None) -> Array:
         """Return every member's log-ratio, not normalised or calibrated, shape ``(n_members, n_events)``."""
@@ -76,8 +83,8 @@ class Ratio:
         InputError
             For wrong shapes, parameters outside the trained range, and outputs that are not finite.
         """
-        self._near_edge(z)
         out = self.model(self._x(events), z, aggregate=aggregate)
+        self._near_edge(z)
         if self.reference is None:
             return out
         return out - self._log_norm(z, aggregate)
@@ -92,13 +99,21 @@ class Ratio:
         return np.asarray(self.members(events, z).std(axis=0, ddof=1), dtype=np.float32)
 
     def aggregated_by(self, aggregate: Aggregate) -> Ratio:
-        """Return the ratio with another way to combine its members, also in its file; a calibration is dropped."""
+        """Return the ratio with another way to combine its members, also in its file; a calibration is dropped.
+
+        Raises
+        ------
+        InputError
+            For an unknown aggregate, or a truncated mean of fewer than three members.
+        """
+        combine(np.zeros((self.model.description.members, 1), dtype=np.float32), aggregate)
         return replace(self, model=self.model.replace(aggregate=aggregate, calibration=None))
 
     def normalised(self, reference: EventTable) -> Ratio:
         """Return the ratio with :math:`E_q[r] = 1` on a sample of the reference, at every z.
 
-        The sample is not part of the file: a likelihood term normalises with its own reference sample.
+        The density of the sample must not depend on z. It is not part of the file: a likelihood term normalises
+        with its own reference sample.
         """
         return replace(self, reference=reference)
 
@@ -120,7 +135,7 @@ class Ratio:
             ``isotonic``, ``histogram``, ``temperature`` or ``platt``.
         z
             Nuisance parameters of the events for a conditioned ratio, ``(n_parameters,)``; the columns of the
-            numerator's events if not given, which the events of q then take in (seeded) random turn.
+            events if not given; events of q without them take the numerator's in (seeded) random turn.
 
         Raises
         ------
@@ -130,8 +145,11 @@ class Ratio:
         z_p = z_q = z
         if z is None and self.model.parameters:
             z_p = np.stack([numerator.column(p) for p in self.model.parameters], axis=1)
-            turns = np.random.default_rng(0).permutation(max(len(z_p), len(denominator)))
-            z_q = z_p[turns[: len(denominator)] % len(z_p)]
+            if all(p in denominator.extra for p in self.model.parameters):
+                z_q = np.stack([denominator.column(p) for p in self.model.parameters], axis=1)
+            else:
+                turns = np.random.default_rng(0).permutation(max(len(z_p), len(denominator)))
+                z_q = z_p[turns[: len(denominator)] % len(z_p)]
         raw = self.model.replace(calibration=None)
         calibration = Calibration.fit(
             method,

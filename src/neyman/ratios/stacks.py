@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -12,7 +11,7 @@ import torch
 
 from neyman.errors import TrainingError, nearest
 from neyman.files import digest
-from neyman.networks import Architecture, Model, Part, Stack
+from neyman.networks import Architecture, Model, Part, Stack, tensors_digest
 from neyman.ratios.preparation import Ranges, fingerprint, parameter_scaling
 from neyman.training import Checkpoint, History, Objective, Sample, Settings, train
 
@@ -49,19 +48,27 @@ def build(
     return stack, ranges
 
 
-def warm_start(stack: Stack, start: Model, features: Sequence[str], parameters: Sequence[str]) -> None:
+def warm_start(
+    stack: Stack, start: Model, features: Sequence[str], parameters: Sequence[str], *, like: Part
+) -> None:
     """Give all members the weights and the input scaling of a trained stack of one or as many members.
 
     Raises
     ------
     TrainingError
-        When the two have other inputs or architectures.
+        When the two have other inputs, architectures or links.
     """
     if start.features != tuple(features) or start.parameters != tuple(parameters):
         raise TrainingError(
             "the model to start from has other inputs",
             where=", ".join((*start.features, *start.parameters)),
             expected=", ".join((*features, *parameters)),
+        )
+    other = start.description.parts[0]
+    if (other.network, other.link) != (like.network, like.link):
+        raise TrainingError(
+            f"the model to start from has another architecture: {other.network} with the link {other.link!r}",
+            expected=f"{like.network} with the link {like.link!r}",
         )
     own, given = stack.state_dict(), start.stacks[0].state_dict()
     stacked = {name for name, _ in stack.named_parameters()}
@@ -99,20 +106,13 @@ def freeze(stack: Stack, prefixes: Sequence[str]) -> None:
 
 
 def checkpoint(
-    path: str | os.PathLike[str] | None, samples: Sequence[Sample], *key: object
+    path: str | os.PathLike[str] | None, stack: Stack, samples: Sequence[Sample], *key: object
 ) -> Checkpoint | None:
-    """Return the checkpoint at `path`, if any, of a training on these samples with this key."""
+    """Return the checkpoint at `path`, if any, of a training of this stack on these samples with this key."""
     if path is None:
         return None
-    return Checkpoint(Path(path), digest(*(str(part) for part in key), fingerprint(*samples)))
-
-
-def weights_digest(stack: Stack) -> str:
-    """Digest of the weights of a trained stack, for the key of a checkpoint."""
-    found = hashlib.sha256()
-    for tensor in stack.state_dict().values():
-        found.update(tensor.detach().cpu().contiguous().numpy().tobytes())
-    return found.hexdigest()
+    parts = (*(str(part) for part in key), tensors_digest(stack.state_dict()), fingerprint(*samples))
+    return Checkpoint(Path(path), digest(*parts))
 
 
 def fit(

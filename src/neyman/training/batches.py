@@ -37,13 +37,14 @@ class Sample:
     def __len__(self) -> int:
         return len(self.x)
 
-    def bootstrapped(self, ids: NDArray[np.int64], members: int, *, seed: int) -> Sample:
+    def bootstrapped(self, ids: NDArray[np.int64], members: int, *, key: tuple[str | int, ...]) -> Sample:
         """Return the sample with Poisson(1) bootstrap weights, another draw for every member.
 
-        Events with the same id, such as replicas of one event at several values of z, share their draw.
+        Events with the same id, such as replicas of one event at several values of z, share their draw, in all
+        samples that are given the same key.
         """
         edges = np.cumsum(np.exp(-1.0) / np.cumprod([1.0, *range(1, 12)]))
-        counts = [np.searchsorted(edges, uniform(("bootstrap", seed, m), ids)) for m in range(members)]
+        counts = [np.searchsorted(edges, uniform(("bootstrap", *key, m), ids)) for m in range(members)]
         return Sample(self.x, np.stack(counts) * self.weight, self.z)
 
 

@@ -18,6 +18,7 @@ from safetensors.torch import save_file
 
 from neyman.errors import TrainingError
 from neyman.files import atomic
+from neyman.networks import tensors_digest
 
 
 @dataclass(frozen=True)
@@ -91,6 +92,7 @@ class Checkpoint:
             "history": state.history.to_dict(),
             "optimizer": plain,
             "param_groups": state.optimizer["param_groups"],
+            "sha256": tensors_digest(tensors),
         }
         copies = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
         with atomic(self.path) as part:
@@ -110,6 +112,8 @@ class Checkpoint:
             with safe_open(self.path, framework="pt") as stored:
                 document = json.loads((stored.metadata() or {})["neyman-checkpoint"])
                 tensors = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118
+            if document["sha256"] != tensors_digest(tensors):
+                raise ValueError("its tensors are not those that were written")
             history = History(**document["history"])
             step, key = int(document["step"]), str(document["key"])
             optimizer: dict[str, Any] = {
@@ -124,11 +128,12 @@ class Checkpoint:
                     optimizer["state"][int(index)][own] = tensor
                 else:
                     groups.setdefault(group, {})[rest] = tensor
-        except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
+        except (SafetensorError, OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise TrainingError(
                 f"the checkpoint {self.path.name} is broken: {error}",
                 where=str(self.path),
-                fix="delete it to train from the start",
+                expected="a file written by this training",
+                fix="choose another file, or delete it to train from the start",
             ) from error
         if key != self.key:
             raise TrainingError(

@@ -183,7 +183,13 @@ class ECD(torch.optim.Optimizer):
                 expected="step(closure), where the closure calls backward and returns the losses",
             )
         with torch.enable_grad():
-            losses = closure().detach()
+            found = closure()
+        if not isinstance(found, Tensor):
+            raise ConfigError(
+                f"the closure of ECD returned {type(found).__name__}",
+                expected="the losses as a tensor: `return loss`, not `loss.item()`",
+            )
+        losses = found.detach()
         state = self.state[self._parameters[0]]
         heights = self._heights(losses)
         moves, motions = [], []
