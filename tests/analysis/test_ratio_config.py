@@ -71,6 +71,7 @@ def test_settings_know_the_optimizer():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
+        ({"aggregate": "truncated_mean", "ensemble": 2}, r"needs an ensemble of at least 3 members"),
         ({"feature": ["x"]}, r"(?s)unknown key 'feature'.*\[top level\].*nearest valid keys: features"),
         ({"numerator": {"file": "x"}}, r"(?s)unknown key 'file'.*\[numerator\].*nearest valid keys: files"),
         (

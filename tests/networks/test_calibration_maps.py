@@ -195,3 +195,14 @@ def test_other_errors():
         Calibration.fit("temperature", np.abs(p) + 1.0, w_p, -np.abs(q) - 1.0, w_q)
     with pytest.raises(InputError, match="1 log-ratios to calibrate are not finite"):
         Calibration(method="platt")([0.0, np.inf])
+
+
+@pytest.mark.parametrize("method", ["isotonic", "histogram"])
+def test_separated_classes_are_not_called_alike(method):
+    """Every block but one would lack one of the classes, and a single block would say ratio 1 everywhere."""
+    rng = np.random.default_rng(1)
+    p, q = rng.normal(5.0, 1.0, 5000), rng.normal(-5.0, 1.0, 5000)
+    with pytest.raises(InputError, match="separates the classes: too few events lie where both occur"):
+        Calibration.fit(method, p, np.ones(5000), q, np.ones(5000))
+    alike = rng.normal(size=(2, 5000))
+    assert np.abs(Calibration.fit(method, alike[0], np.ones(5000), alike[1], np.ones(5000))(0.0)) < 0.2

@@ -266,3 +266,8 @@ def test_a_resumed_training_knows_where_it_started(tmp_path: Path) -> None:
         LRE(NETWORK, settings=settings).fit(P, Q, seed=1, start=starts[0], checkpoint=file, progress=stop)
     with pytest.raises(TrainingError, match="belongs to another training"):
         LRE(NETWORK, settings=settings).fit(P, Q, seed=1, start=starts[1], checkpoint=file)
+
+
+def test_events_must_be_tables() -> None:
+    with pytest.raises(TrainingError, match=r"(?s)the denominator is a dict.*EventTable\.from_arrays"):
+        LRE(NETWORK).fit(P, {"x": [1.0]}, seed=1)  # type: ignore[arg-type]

@@ -173,6 +173,8 @@ class RatioConfig(Section):
         for name, users in trained.items():
             if name in given and self.estimator not in users:
                 raise ValueError(f"{name!r} has no effect with estimator = {self.estimator!r}; remove it")
+        if self.aggregate.startswith("truncated") and self.ensemble < 3:
+            raise ValueError(f"aggregate = {self.aggregate!r} needs an ensemble of at least 3 members")
         columns = [*self.features, *self.parameters]
         for name in columns:
             if columns.count(name) > 1:

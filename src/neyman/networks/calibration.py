@@ -215,7 +215,13 @@ def _pooled(p: tuple[Array, Array], q: tuple[Array, Array], groups: int) -> tupl
     sums = _merge(sums, _positive(sums[0] + sums[1]))
     content = sums[0] + sums[1]
     blocks = isotonic_regression(sums[0] / content, weights=content).blocks[:-1]
-    sums = _merge(sums, _firm_ends(_merge(sums, blocks), blocks))
+    starts = _firm_ends(_merge(sums, blocks), blocks)
+    if len(starts) < 2 <= len(blocks):
+        raise InputError(
+            "the log-ratio separates the classes: too few events lie where both occur to calibrate it",
+            fix="leave it as it is: events that overlap are needed to calibrate",
+        )
+    sums = _merge(sums, starts)
     return sums[5] / sums[4], np.maximum.accumulate(np.log(sums[0] / sums[1]))
 
 

@@ -99,6 +99,13 @@ def parameter_scaling(numerator: Sample, parameters: tuple[str, ...]) -> tuple[R
 
 def check_features(numerator: EventTable, denominator: EventTable) -> None:
     """Raise :class:`TrainingError` when features differ, warn when the denominator does not cover the numerator."""
+    for side, table in (("numerator", numerator), ("denominator", denominator)):
+        if not isinstance(table, EventTable):
+            raise TrainingError(
+                f"the {side} is a {type(table).__name__}",
+                expected="an EventTable",
+                fix="EventTable.from_arrays takes dictionaries and data frames",
+            )
     if numerator.features != denominator.features:
         odd = sorted(set(numerator.features) ^ set(denominator.features))
         raise TrainingError(

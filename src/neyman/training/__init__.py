@@ -4,14 +4,14 @@
   `Checkpoint` lets it go on after an interruption.
 * `PairObjective` is the two-class objective of ratio estimation and unfolding; `BCE` and `MLC` are its losses, which
   know the log-ratio of their minimum. `DensityObjective` trains flows, `ResidualObjective` what they miss.
-* `ECD` is the energy-conserving optimizer.
+* `ECD` is the energy-conserving optimizer; `default_eta` and `default_F0` choose its constants.
 * `held_out` chooses the events that judge a training, in the same way for every training.
 """
 
 from neyman.training.batches import Order, Sample, Tensors
 from neyman.training.checkpoint import Checkpoint, History
 from neyman.training.density import DensityObjective, ResidualObjective
-from neyman.training.ecd import ECD
+from neyman.training.ecd import ECD, default_eta, default_F0
 from neyman.training.loop import Objective, train
 from neyman.training.losses import BCE, MLC, Loss
 from neyman.training.pairs import PairObjective
@@ -33,6 +33,8 @@ __all__ = [
     "Sample",
     "Settings",
     "Tensors",
+    "default_F0",
+    "default_eta",
     "held_out",
     "train",
 ]
