@@ -28,6 +28,7 @@ from neyman.ratios import ProcessRatios, RatioTable
 Array = NDArray[np.float64]
 CLASSIFIER, SINGLE = "classifier", "single"
 _SIDES = ((NAMING.up, 1.0), (NAMING.down, -1.0))
+_NORMALISATION = 0.05  # deviation of a mean ratio from 1 before normalisation
 
 
 @dataclass(frozen=True)
@@ -168,7 +169,8 @@ def _checks(
     checks: list[Check] = [check_closure(named)]
     for process in ratios:
         log_ratio = float64(reference.columns[process.name])
-        weights = ratio_weights(reference.weight, log_ratio)
+        # The likelihood normalises: what is judged here is how much it has to.
+        weights = ratio_weights(reference.weight, log_ratio, tolerance=_NORMALISATION)
         checks.append(replace(weights, name=f"{weights.name}, {process.name}"))
         if process.nominal.description.members > 1:
             spread = ensemble_spread(
