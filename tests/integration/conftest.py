@@ -20,6 +20,7 @@ def short_job(repository, tmp_path_factory):
     text = re.sub(r"^hidden = .*", "hidden = [16]", text, flags=re.MULTILINE)
     text = re.sub(r"^ensemble = .*", "ensemble = 2", text, flags=re.MULTILINE)
     text = text.replace("profile_points = 11", "profile_points = 3").replace("replicas = 3", "replicas = 1")
+    text = text.replace("fraction = 0.5", "fraction = 0.85")  # few events to evaluate, many to train on
     (folder / "analysis.toml").write_text(text)
     shutil.copy(example / "processor.py", folder)
     return run(folder / "analysis.toml", output=folder / "out", data=example / "data")
