@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from neyman.errors import WorkspaceError, nearest
+from neyman.workspace.treatment import Treated, Treating, Treatment
 
 Array = NDArray[np.float64]
 Histograms = Mapping[str, Mapping[str, hist.Hist[Any]]]
@@ -65,6 +66,8 @@ def from_hists(
     naming: Naming | None = None,
     staterror: bool = True,
     measurement: str = "measurement",
+    treatment: Treatment | None = None,
+    report: list[Treated] | None = None,
 ) -> dict[str, Any]:
     """Make a pyhf workspace from `hist` histograms.
 
@@ -91,18 +94,23 @@ def from_hists(
         Whether the simulation's statistical uncertainty becomes a staterror a channel.
     measurement
         Name of the measurement.
+    treatment
+        Smoothing, symmetrisation, pruning and floors of the variations; nothing by default.
+    report
+        A list that gets a record of everything that the treatment did, in the order of the channels and samples.
 
     Raises
     ------
     WorkspaceError
-        When an axis is missing, binnings differ, a nominal bin is negative or not finite, a variation has lost
-        its partner, no sample carries the POI, or observed counts have another length.
+        When an axis is missing, binnings differ, a bin of the nominal or of a variation is negative or not finite,
+        a variation has lost its partner, no sample carries the POI, or observed counts have another length.
     """
-    naming = naming or Naming()
+    naming, treatment = naming or Naming(), treatment or Treatment()
+    records: list[Treated] = []
     spec_channels: list[dict[str, Any]] = []
     for channel, samples in channels.items():
         contents = {
-            name: _Contents(h, naming, f"channel {channel}, sample {name}") for name, h in samples.items()
+            name: _Contents(h, naming, Treating(treatment, channel, name)) for name, h in samples.items()
         }
         n_bins = {len(c.nominal) for c in contents.values()}
         if len(n_bins) != 1:
@@ -130,11 +138,15 @@ def from_hists(
                 ],
             }
         )
+        for c in contents.values():
+            records += c.treating.records
     names = {m["name"] for c in spec_channels for s in c["samples"] for m in s["modifiers"]}
     if poi not in names:
         raise WorkspaceError(
             f"no sample carries the parameter of interest {poi!r}", fix=f"nearest: {nearest(poi, names)}"
         )
+    if report is not None:
+        report += records
     return {
         "channels": spec_channels,
         "observations": [
@@ -152,10 +164,10 @@ def from_hists(
 
 
 class _Contents:
-    """Nominal counts, variances and variations of one histogram."""
+    """Nominal counts, variances and treated variations of one histogram."""
 
-    def __init__(self, h: hist.Hist[Any], naming: Naming, where: str) -> None:
-        self.where = where
+    def __init__(self, h: hist.Hist[Any], naming: Naming, treating: Treating) -> None:
+        self.treating, where = treating, treating.where
         axes = [axis.name for axis in h.axes]
         categories = list(h.axes[naming.axis]) if naming.axis in axes else [naming.nominal]
         if len(h.axes) != 1 + (naming.axis in axes):
@@ -180,27 +192,33 @@ class _Contents:
                 raise WorkspaceError(f"bin {bad[0]} of {category!r} is not finite", where=where)
             return values, values if variances is None else np.asarray(variances, dtype=np.float64)
 
-        self.nominal, self.variances = counts(naming.nominal)
-        negative = np.nonzero(self.nominal < 0.0)[0]
-        if len(negative):
-            raise WorkspaceError(
-                f"bin {negative[0]} has a negative expectation {self.nominal[negative[0]]:.4g}",
-                where=where,
-                fix="merge bins, or use more events where weights are negative",
-            )
-        self.variations: dict[str, tuple[Array, Array]] = {}
+        nominal, variances = counts(naming.nominal)
+        self.nominal = treating.nominal(nominal, naming.nominal)
+        # Storages without variances have a negative one where the nominal bin was, before its floor.
+        self.variances = np.where(nominal < 0.0, np.abs(variances), variances)
         bases = [c.removesuffix(naming.up) for c in categories if c.endswith(naming.up)]
         paired = {naming.nominal, *(base + suffix for base in bases for suffix in (naming.up, naming.down))}
-        for category in sorted(set(categories) ^ paired):
+        single = {base for base in bases if base + naming.down not in categories}
+        mirrored = single if treating.treatment.mirror_missing else set()
+        for category in sorted(set(categories) ^ paired - {base + naming.down for base in mirrored}):
             raise WorkspaceError(
                 f"variation {category!r} has no up/down partner"
                 if category in categories
                 else f"variation {category!r} is missing",
                 where=where,
                 expected=f"pairs NAME{naming.up}, NAME{naming.down}",
+                fix=None
+                if category in categories
+                else "fill it, or take it as the mirror of the other by Treatment(mirror_missing=True)",
             )
-        for base in sorted(bases):
-            self.variations[base] = counts(base + naming.up)[0], counts(base + naming.down)[0]
+        given = {
+            base: (
+                counts(base + naming.up)[0],
+                None if base in mirrored else counts(base + naming.down)[0],
+            )
+            for base in sorted(bases)
+        }
+        self.variations = treating.variations(self.nominal, given, (naming.up, naming.down))
 
 
 def _modifiers(model: SampleModel, contents: _Contents, staterror: str | None) -> list[dict[str, Any]]:
@@ -209,9 +227,11 @@ def _modifiers(model: SampleModel, contents: _Contents, staterror: str | None) -
     ]
     if model.lumi:
         out.append({"name": "lumi", "type": "lumi", "data": None})
+    keeps_norm, keeps_shape = contents.treating.keeps_norm, contents.treating.keeps_shape
     out += [
         {"name": name, "type": "normsys", "data": {"hi": up, "lo": down}}
         for name, (up, down) in model.normsys.items()
+        if keeps_norm(name, up, down)
     ]
     total = float(contents.nominal.sum())
     for name, (up, down) in contents.variations.items():
@@ -221,12 +241,14 @@ def _modifiers(model: SampleModel, contents: _Contents, staterror: str | None) -
         if not (total > 0.0 and hi > 0.0 and lo > 0.0):
             raise WorkspaceError(
                 f"variation {name!r} has totals nominal {total:g}, up {hi:g}, down {lo:g}",
-                where=contents.where,
+                where=contents.treating.where,
                 expected="positive totals, or no events in all three",
             )
-        out.append({"name": name, "type": "normsys", "data": {"hi": hi / total, "lo": lo / total}})
+        if keeps_norm(name, hi / total, lo / total):
+            out.append({"name": name, "type": "normsys", "data": {"hi": hi / total, "lo": lo / total}})
         shapes = up * (total / hi), down * (total / lo)
-        if any(np.abs(shape - contents.nominal).max() > 1e-9 * total for shape in shapes):
+        differs = any(np.abs(shape - contents.nominal).max() > 1e-9 * total for shape in shapes)
+        if differs and keeps_shape(name, contents.nominal, shapes):
             data = {"hi_data": shapes[0].tolist(), "lo_data": shapes[1].tolist()}
             out.append({"name": name, "type": "histosys", "data": data})
     if staterror is not None:

@@ -20,6 +20,7 @@ from neyman.errors import WorkspaceError
 from neyman.files import atomic, sha256
 from neyman.workspace.columns import Column, read_columns
 from neyman.workspace.documents import Channel, EventFile, Manifest, Unbinned
+from neyman.workspace.orthogonality import EventIds, check_orthogonal
 
 BINNED, UNBINNED, MANIFEST = "binned.json", "unbinned.json", "manifest.json"
 D = TypeVar("D", bound=BaseModel)
@@ -77,6 +78,9 @@ class Draft:
         Files to copy in, by their relative path in the folder.
     seed, configuration
         How it was made, for the manifest.
+    entries
+        Channel to sample to the ids of its events, as `check_orthogonal` takes them: when given, a channel that
+        shares events with another is not written. A channel may share events with the one that it replaces.
     """
 
     binned: Mapping[str, Any] | None = None
@@ -84,11 +88,24 @@ class Draft:
     files: Mapping[str, Path] = field(default_factory=dict)
     seed: int | None = None
     configuration: Mapping[str, Any] = field(default_factory=dict)
+    entries: Mapping[str, Mapping[str, EventIds]] | None = None
 
     def write(self, folder: str | os.PathLike[str]) -> Workspace:
-        """Write the folder atomically, with its manifest, and return it as read back."""
+        """Write the folder atomically, with its manifest, and return it as read back.
+
+        Raises
+        ------
+        WorkspaceError
+            When there is neither document, or two channels share events; nothing is written then.
+        """
         if self.binned is None and self.unbinned is None:
             raise WorkspaceError("a workspace needs binned or unbinned channels, it has neither")
+        if self.entries is not None:
+            channels = self.unbinned.channels if self.unbinned is not None else ()
+            check_orthogonal(
+                self.entries,
+                alternatives={frozenset((c.name, binned)) for c in channels for binned in c.replaces},
+            )
         with atomic(folder) as part:
             part.mkdir(parents=True)
             if self.binned is not None:
