@@ -1,25 +1,53 @@
-"""Systematics-aware training of a network whose output histogram is fitted (SANNT).
+"""Systematics-aware training of networks whose output histogram is fitted (SANNT, arXiv:2502.13047).
 
-* `train` takes a signal, backgrounds and `Variation` objects and returns a `SANNT`.
-* `histogram` fills bins with gradients; `EdgeKernel` is its backward pass, a `BinFunction`.
-* `fisher_information`, `expected_uncertainty` are the closed-form figures of merit.
+* `train` takes signals, backgrounds and what nuisance parameters do (`Variation`, `Normalisation`) and returns a
+  `SANNT`: the cross-entropy network, and the one trained for the smallest expected uncertainty.
+* How outputs become bins in training: `Exact` with a `BinFunction` (`EdgeKernel`, `Linear`, `GaussianDerivative`,
+  `StraightThrough`), or the comparators `KDE`, `Inferno` and `EdgeScan`.
+* `Classifier` is what is kept in files: networks with their bins, to bin data and other samples.
+* `histogram` fills bins with gradients; `fisher_information`, `expected_uncertainty` are the closed-form figures of
+  merit. Both work alone, in any training.
 """
 
-from neyman.sannt.fisher import expected_uncertainty, fisher_information
-from neyman.sannt.histogram import BinFunction, EdgeKernel, histogram
-from neyman.sannt.templates import Templates, Variation
-from neyman.sannt.training import SANNT, Stage, Uncertainty, train
+from neyman.sannt.bin_functions import BinFunction, EdgeKernel, GaussianDerivative, Linear, StraightThrough
+from neyman.sannt.classifier import Bins, Classifier
+from neyman.sannt.filling import KDE, Exact, Filling, Inferno
+from neyman.sannt.fisher import covariance, expected_uncertainty, fisher_information, uncertainties
+from neyman.sannt.histogram import histogram
+from neyman.sannt.measurement import Measurement
+from neyman.sannt.objective import ClassConstraint, ExpectedUncertainty
+from neyman.sannt.result import SANNT, Stage, Uncertainty
+from neyman.sannt.scan import EdgeScan
+from neyman.sannt.templates import Templates
+from neyman.sannt.training import train
+from neyman.sannt.variations import Normalisation, Variation
 
 __all__ = [
+    "KDE",
     "SANNT",
     "BinFunction",
+    "Bins",
+    "ClassConstraint",
+    "Classifier",
     "EdgeKernel",
+    "EdgeScan",
+    "Exact",
+    "ExpectedUncertainty",
+    "Filling",
+    "GaussianDerivative",
+    "Inferno",
+    "Linear",
+    "Measurement",
+    "Normalisation",
     "Stage",
+    "StraightThrough",
     "Templates",
     "Uncertainty",
     "Variation",
+    "covariance",
     "expected_uncertainty",
     "fisher_information",
     "histogram",
     "train",
+    "uncertainties",
 ]

@@ -1,87 +1,129 @@
-"""The expected bins of a measurement as functions of a network: nominal templates and their variations.
+"""The expected bins of a measurement as functions of a network: nominal templates and what varies them.
 
-A :class:`Variation` is what a nuisance parameter does to a process. :class:`Templates` holds the events of all
-templates, fills them for a network, with gradients, and exports them as `hist` histograms.
+`Templates` holds the events of all templates and chooses those that train, select or evaluate. `Rows` are tensors
+ready to be filled: for each block of events that share their features, the weights of the sums that a Fisher
+information needs. Variations that change the weights alone share the features, and so the forward pass, of the nominal
+events.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Literal
 
-import hist
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from neyman.errors import TrainingError, nearest
 from neyman.events import EventTable
-from neyman.networks import Stack
-from neyman.sannt.histogram import BinFunction, bin_index, histogram
+from neyman.events.draws import uniform
+from neyman.sannt.variations import Normalisation, Variation
 from neyman.training import held_out
 
 NOMINAL = "nominal"
+Direction = Literal["average", "up", "down"]
+Key = tuple[str, str]  # process and category: nominal, NAMEUp or NAMEDown
+EXPECTED, VARIANCE, FIRST = (
+    0,
+    1,
+    2,
+)  # rows: the expectation, its variance, then signals and nuisance parameters
 
 
 @dataclass(frozen=True)
-class Variation:
-    """One standard deviation of a nuisance parameter, up and down, in one process.
+class Block:
+    """Events of one process that share their features, with the weights of one or more templates.
 
     Parameters
     ----------
-    parameter
-        Name of the nuisance parameter; the same name in several processes is one parameter.
-    process
-        Name of the process.
-    up, down
-        The process as it would be: other weights, other features, or other events.
+    x
+        Features, ``(n_events, n_features)``.
+    keys
+        The templates, process and category.
+    weight
+        ``(n_templates, n_events)``.
+    entry
+        Identities of the events, if known; otherwise rows of aligned blocks are the same events.
+    second
+        Which events are in the second fold.
+    held_out
+        Which events select the best state of a training.
     """
 
-    parameter: str
-    process: str
-    up: EventTable
-    down: EventTable
-
-
-@dataclass(frozen=True)
-class _Block:
-    """Events with one set of features and the templates, (process, category), that weight them."""
-
     x: NDArray[np.float32]
-    keys: tuple[tuple[str, str], ...]
+    keys: tuple[Key, ...]
     weight: NDArray[np.float64]
+    entry: NDArray[np.int64] | None
+    second: NDArray[np.bool_]
     held_out: NDArray[np.bool_]
 
 
-class Templates:
-    """Nominal templates and variations of a signal and its backgrounds.
+@dataclass(frozen=True)
+class Rows:
+    """Weights of the sums over events that a Fisher information needs.
 
-    Build with :meth:`of`. Variations that change the weights alone share the features, and so the forward pass, of
-    the nominal events.
+    Parameters
+    ----------
+    x
+        Features of all blocks, ``(n_events, n_features)``.
+    sizes
+        Events of each block.
+    weights
+        For each block, the weights of its rows, ``(n_block_rows, n_block_events)``.
+    places
+        For each block, which rows these are.
+    n_rows
+        Number of rows: expectation, variance, signals, nuisance parameters.
+    process
+        For each block, the process of its nominal events and their weights; None for a block without any.
     """
 
-    def __init__(
-        self, blocks: Sequence[_Block], features: tuple[str, ...], parameters: tuple[str, ...]
-    ) -> None:
-        self._blocks, self.features, self.parameters = blocks, features, parameters
-        self.keys = tuple(key for block in blocks for key in block.keys)
-        self.signal = self.keys[0][0]
-        self._x = torch.from_numpy(np.concatenate([block.x for block in blocks]))
-        self._weights = [torch.from_numpy(block.weight) for block in blocks]
-        # Rows: the expectation, the signal, and half the difference of up and down of each nuisance parameter.
-        rows = torch.zeros(2 + len(parameters), len(self.keys), dtype=torch.float64)
-        for column, (process, category) in enumerate(self.keys):
-            rows[0, column] = category == NOMINAL
-            rows[1, column] = category == NOMINAL and process == self.signal
-            for row, parameter in enumerate(parameters, start=2):
-                rows[row, column] = 0.5 * ((category == f"{parameter}Up") - (category == f"{parameter}Down"))
-        self._rows = rows
+    x: torch.Tensor
+    sizes: list[int]
+    weights: list[torch.Tensor]
+    places: list[torch.Tensor]
+    n_rows: int
+    process: list[tuple[str, torch.Tensor] | None]
+
+
+@dataclass(frozen=True)
+class Templates:
+    """Nominal templates and variations of signals and backgrounds; build with :meth:`of`.
+
+    Parameters
+    ----------
+    blocks
+        The events.
+    features
+        Names of the features.
+    processes
+        Names of the processes, signals first.
+    signals
+        Names of the signals.
+    parameters
+        Nuisance parameters in order of appearance, and whether each is constrained.
+    normalisations
+        Those that scale yields.
+    paired
+        Variations (process, parameter) whose rows are aligned.
+    """
+
+    blocks: tuple[Block, ...]
+    features: tuple[str, ...]
+    processes: tuple[str, ...]
+    signals: tuple[str, ...]
+    parameters: Mapping[str, bool]
+    normalisations: tuple[Normalisation, ...]
+    paired: frozenset[Key]
 
     @classmethod
     def of(
         cls,
-        processes: Mapping[str, EventTable],
-        variations: Sequence[Variation],
+        signals: Mapping[str, EventTable],
+        backgrounds: Mapping[str, EventTable],
+        variations: Sequence[Variation | Normalisation],
         *,
         fraction: float,
         seed: int,
@@ -90,24 +132,37 @@ class Templates:
 
         Parameters
         ----------
-        processes
-            Events by name, the signal first; the weights are expected counts.
+        signals, backgrounds
+            Events by name; the weights are expected counts.
         variations
             What the nuisance parameters do.
         fraction, seed
-            Choice of the held-out events, see :func:`neyman.training.held_out`.
+            Choice of the held-out events, see :func:`neyman.training.held_out`, and of the folds.
 
         Raises
         ------
         TrainingError
-            When features differ, a variation has no process or comes twice, or weights have no positive sum.
+            When features differ, a variation has no process or comes twice, paired tables have different lengths, or
+            weights have no positive sum.
         """
-        tables = {(name, NOMINAL): table for name, table in processes.items()}
+        processes = dict(signals) | dict(backgrounds)
+        tables: dict[Key, EventTable] = {(name, NOMINAL): table for name, table in processes.items()}
+        parameters: dict[str, bool] = {}
         for v in variations:
+            free = isinstance(v, Normalisation) and v.free
+            if parameters.setdefault(v.parameter, not free) == free:
+                raise TrainingError(
+                    f"the parameter {v.parameter!r} is free in one place and constrained in another",
+                    fix="give the two different names",
+                )
+            if isinstance(v, Normalisation):
+                for process in v.processes:
+                    _check_process(v.parameter, process, processes)
+                continue
             _check_variation(v, processes, tables)
             tables |= {(v.process, f"{v.parameter}Up"): v.up, (v.process, f"{v.parameter}Down"): v.down}
         features = next(iter(processes.values())).features
-        groups: list[dict[tuple[str, str], EventTable]] = []
+        groups: list[dict[Key, EventTable]] = []
         for key, table in tables.items():
             _check_table(key, table, features)
             shared = (g for g in groups if next(iter(g))[0] == key[0] and _same_events(g, table))
@@ -116,14 +171,36 @@ class Templates:
                 groups.append({key: table})
             else:
                 group[key] = table
-        blocks = []
-        for group in groups:
-            first = next(iter(group.values()))
-            weight = np.stack([table.weight for table in group.values()])
-            blocks.append(_Block(first.x, tuple(group), weight, held_out(first, fraction, seed=seed)))
-        return cls(blocks, features, tuple(dict.fromkeys(v.parameter for v in variations)))
+        return cls(
+            tuple(_block(group, fraction, seed) for group in groups),
+            features,
+            tuple(processes),
+            tuple(signals),
+            parameters,
+            tuple(v for v in variations if isinstance(v, Normalisation)),
+            frozenset((v.process, v.parameter) for v in variations if isinstance(v, Variation) and v.paired),
+        )
 
-    def half(self, *, held_out: bool) -> Templates:
+    @property
+    def keys(self) -> tuple[Key, ...]:
+        """All templates."""
+        return tuple(key for block in self.blocks for key in block.keys)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Parameters of the measurement: the strengths of the signals, then the nuisance parameters."""
+        return (*(f"strength of {signal}" for signal in self.signals), *self.parameters)
+
+    @property
+    def constrained(self) -> tuple[bool, ...]:
+        """Which parameters of the measurement have a constraint."""
+        return (*(False for _ in self.signals), *self.parameters.values())
+
+    def fold(self, second: bool) -> Templates:
+        """Return the events of one of two folds, with their own weights."""
+        return self._chosen([block.second == second for block in self.blocks])
+
+    def half(self, *, held_out: bool, rescale: bool = True) -> Templates:
         """Return the held-out events or the others, every template scaled to its full yield.
 
         Raises
@@ -131,77 +208,152 @@ class Templates:
         TrainingError
             When the weights of a template have no positive sum there.
         """
+        chosen = self._chosen([block.held_out == held_out for block in self.blocks])
+        return chosen.scaled_like(self, "held-out" if held_out else "training") if rescale else chosen
+
+    def joined(self, other: Templates) -> Templates:
+        """Return the events of two folds together."""
         blocks = []
-        for block in self._blocks:
-            chosen = block.held_out == held_out
-            weight = block.weight[:, chosen]
-            totals = weight.sum(axis=1)
+        for a, b in zip(self.blocks, other.blocks, strict=True):
+            entry = None
+            if a.entry is not None and b.entry is not None:
+                entry = np.concatenate([a.entry, b.entry])
+            blocks.append(
+                Block(
+                    np.concatenate([a.x, b.x]),
+                    a.keys,
+                    np.concatenate([a.weight, b.weight], axis=1),
+                    entry,
+                    np.concatenate([a.second, b.second]),
+                    np.concatenate([a.held_out, b.held_out]),
+                )
+            )
+        return replace(self, blocks=tuple(blocks))
+
+    def scaled_like(self, whole: Templates, where: str) -> Templates:
+        """Return the templates, each scaled to its yield in another set of events."""
+        blocks = []
+        for block, full in zip(self.blocks, whole.blocks, strict=True):
+            totals = block.weight.sum(axis=1)
             if not (totals > 0.0).all():
                 process, category = block.keys[int(np.argmin(totals))]
                 raise TrainingError(
-                    f"{chosen.sum()} {'held-out' if held_out else 'training'} events of process {process!r} "
+                    f"{block.weight.shape[1]} {where} events of process {process!r} "
                     f"({category}) have weights that sum to {totals.min():g}",
                     fix="use more events, or another validation_fraction",
                 )
-            weight = weight * (block.weight.sum(axis=1) / totals)[:, None]
-            blocks.append(_Block(block.x[chosen], block.keys, weight, block.held_out[chosen]))
-        return Templates(blocks, self.features, self.parameters)
+            factor = full.weight.sum(axis=1) / totals
+            blocks.append(replace(block, weight=block.weight * factor[:, None]))
+        return replace(self, blocks=tuple(blocks))
 
     def nominal(self, process: str) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
         """Return features and weights of the nominal events of a process."""
         key = (process, NOMINAL)
-        block = next(block for block in self._blocks if key in block.keys)
+        block = next(block for block in self.blocks if key in block.keys)
         return block.x, block.weight[block.keys.index(key)]
 
-    def asimov(
-        self, network: Stack, edges: torch.Tensor, bin_function: BinFunction
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return expected bins and their Jacobian, with gradients to the network.
+    def rows(
+        self, direction: Direction = "average", *, dtype: torch.dtype, device: torch.device | None = None
+    ) -> Rows:
+        """Return the sums of a Fisher information as weights of events.
 
-        Returns
-        -------
-        float64, shapes ``(n_members, n_bins)`` and ``(n_members, n_bins, 1 + n_nuisance_parameters)``; the first
-        parameter is the signal strength.
+        Parameters
+        ----------
+        direction
+            Derivative to a nuisance parameter at 0: ``average`` half the difference of up and down, ``up`` or
+            ``down`` the one-sided differences to the nominal.
+        dtype
+            Precision of the weights.
+        device
+            Where the tensors are kept.
         """
-        scores = torch.sigmoid(network(self._x)[..., 0])
-        parts = torch.split(scores, [len(block.x) for block in self._blocks], dim=-1)
-        contents = [histogram(y, w, edges, bin_function) for y, w in zip(parts, self._weights, strict=True)]
-        rows = self._rows @ torch.cat(contents, dim=-2)
-        return rows[:, 0], rows[:, 1:].transpose(-1, -2)
+        order = [*self.signals, *self.parameters]
+        weights, places = [], []
+        process: list[tuple[str, torch.Tensor] | None] = []
+        for block in self.blocks:
+            parts: dict[int, NDArray[np.float64]] = {}
+            nominal = None
+            for key, weight in zip(block.keys, block.weight, strict=True):
+                for row, factor in self._coefficients(key, order, direction):
+                    parts[row] = parts.get(row, 0.0) + factor * weight
+                if key[1] == NOMINAL:
+                    parts[VARIANCE] = weight**2
+                    nominal = key[0], torch.from_numpy(weight).to(device, dtype)
+            places.append(torch.tensor(sorted(parts), device=device))
+            stacked = np.stack([parts[row] for row in sorted(parts)])
+            weights.append(torch.from_numpy(stacked).to(device, dtype))
+            process.append(nominal)
+        return Rows(
+            torch.from_numpy(np.concatenate([block.x for block in self.blocks])).to(device),
+            [len(block.x) for block in self.blocks],
+            weights,
+            places,
+            FIRST + len(order),
+            process,
+        )
 
-    def histograms(self, network: Stack, edges: torch.Tensor) -> dict[str, hist.Hist[hist.storage.Weight]]:
-        """Return one histogram a process, axes ``score`` and ``variation`` (nominal, NAMEUp, NAMEDown), from the
-        first member of the network."""
-        with torch.no_grad():
-            scores = torch.sigmoid(network(self._x)[0, :, 0])
-        bins = torch.split(bin_index(scores, edges), [len(block.x) for block in self._blocks])
-        found = {
-            key: (weight, index.numpy())
-            for block, index in zip(self._blocks, bins, strict=True)
-            for key, weight in zip(block.keys, block.weight, strict=True)
-        }
-        out = {}
-        for process in dict.fromkeys(name for name, _ in self.keys):
-            categories = [category for name, category in self.keys if name == process]
-            h = hist.Hist(
-                hist.axis.Variable(edges.tolist(), name="score", label="network score"),
-                hist.axis.StrCategory(categories, name="variation"),
-                storage=hist.storage.Weight(),
+    def _coefficients(self, key: Key, order: Sequence[str], direction: Direction) -> list[tuple[int, float]]:
+        """Rows to which a template contributes, with its factors."""
+        process, category = key
+        out: list[tuple[int, float]] = []
+        up, down = {"average": (0.5, -0.5), "up": (1.0, 0.0), "down": (0.0, -1.0)}[direction]
+        if category == NOMINAL:
+            out.append((EXPECTED, 1.0))
+            if process in self.signals:
+                out.append((FIRST + order.index(process), 1.0))
+            for one in self.normalisations:
+                slope = 1.0 if one.free else up * (one.up - 1.0) + down * (one.down - 1.0)
+                out += [(FIRST + order.index(one.parameter), slope)] * one.processes.count(process)
+            if direction != "average":  # the other end of a one-sided difference
+                varied = {k[1] for k in self.keys if k[0] == process}
+                for parameter in self.parameters:
+                    if f"{parameter}Up" in varied:
+                        out.append((FIRST + order.index(parameter), -1.0 if direction == "up" else 1.0))
+            return out
+        parameter = category.removesuffix("Up") if category.endswith("Up") else category.removesuffix("Down")
+        factor = up if category.endswith("Up") else down
+        return [(FIRST + order.index(parameter), factor)] if factor else []
+
+    def _chosen(self, masks: Sequence[NDArray[np.bool_]]) -> Templates:
+        blocks = [
+            Block(
+                block.x[mask],
+                block.keys,
+                block.weight[:, mask],
+                None if block.entry is None else block.entry[mask],
+                block.second[mask],
+                block.held_out[mask],
             )
-            n = len(edges) - 1
-            for column, category in enumerate(categories):
-                weight, index = found[process, category]
-                h.view().value[:, column] = np.bincount(index, weight, minlength=n)
-                h.view().variance[:, column] = np.bincount(index, weight**2, minlength=n)
-            out[process] = h
-        return out
+            for block, mask in zip(self.blocks, masks, strict=True)
+        ]
+        return replace(self, blocks=tuple(blocks))
 
 
-def _same_events(group: Mapping[tuple[str, str], EventTable], table: EventTable) -> bool:
-    return np.array_equal(next(iter(group.values())).x, table.x)
+def in_second_fold(entry: NDArray[np.int64], seed: int) -> NDArray[np.bool_]:
+    """Return which events are in the second of two folds; a function of the event's id and the seed alone."""
+    return uniform(("fold", seed), entry) < 0.5
 
 
-def _check_table(key: tuple[str, str], table: EventTable, features: tuple[str, ...]) -> None:
+def _block(group: Mapping[Key, EventTable], fraction: float, seed: int) -> Block:
+    first = next(iter(group.values()))
+    entry = None
+    second = np.zeros(len(first), dtype=np.bool_)
+    if "entry" in first.extra:
+        held = held_out(first, fraction, seed=seed)  # checks that the ids are integers
+        entry = first.extra["entry"].astype(np.int64)
+        second = in_second_fold(entry, seed)
+    else:
+        held = held_out(first, fraction, seed=seed)
+    weight = np.stack([table.weight for table in group.values()])
+    return Block(first.x, tuple(group), weight, entry, second, held)
+
+
+def _same_events(group: Mapping[Key, EventTable], table: EventTable) -> bool:
+    first = next(iter(group.values()))
+    return first.x is table.x or np.array_equal(first.x, table.x)
+
+
+def _check_table(key: Key, table: EventTable, features: tuple[str, ...]) -> None:
     where = f"{key[1]} of process {key[0]!r}"
     if table.features != features:
         raise TrainingError(
@@ -217,13 +369,26 @@ def _check_table(key: tuple[str, str], table: EventTable, features: tuple[str, .
         )
 
 
-def _check_variation(
-    v: Variation, processes: Mapping[str, EventTable], tables: Mapping[tuple[str, str], EventTable]
-) -> None:
-    if v.process not in processes:
+def _check_process(parameter: str, process: str, processes: Mapping[str, EventTable]) -> None:
+    if process not in processes:
         raise TrainingError(
-            f"the variation {v.parameter!r} names the process {v.process!r}, which does not exist",
-            fix=f"nearest: {nearest(v.process, processes)}",
+            f"the variation {parameter!r} names the process {process!r}, which does not exist",
+            fix=f"nearest: {nearest(process, processes)}",
         )
+
+
+def _check_variation(
+    v: Variation, processes: Mapping[str, EventTable], tables: Mapping[Key, EventTable]
+) -> None:
+    _check_process(v.parameter, v.process, processes)
     if (v.process, f"{v.parameter}Up") in tables:
         raise TrainingError(f"process {v.process!r} has two variations of {v.parameter!r}")
+    n = len(processes[v.process])
+    for name, table in (("Up", v.up), ("Down", v.down)):
+        if v.paired and len(table) != n:
+            raise TrainingError(
+                f"{v.parameter}{name} of process {v.process!r} has {len(table)} events, the nominal {n}",
+                expected="the same events in the same order, as the variation is paired",
+                fix="keep all events and set weights to 0, or give the tables an integer column 'entry' and "
+                "paired=False",
+            )

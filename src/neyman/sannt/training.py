@@ -1,261 +1,396 @@
-r"""Training for the measurement: cross-entropy first, then the expected uncertainty of the signal strength.
+r"""Training for the measurement: cross-entropy first, then the expected uncertainty of the signals' strengths.
 
 :func:`train` is the way in; it returns a :class:`SANNT`. The loss of the second phase is the total uncertainty
-:math:`\Delta r_s = \sqrt{(F^{-1})_{ss}}` of the binned likelihood of the score (arXiv:2502.13047), on all training
-events at once, as the uncertainty is no sum over events.
+:math:`\sum_s \Delta r_s`, :math:`\Delta r_s = \sqrt{(F^{-1})_{ss}}`, of the binned likelihood of the score
+(arXiv:2502.13047).
 """
 
 from __future__ import annotations
 
-import json
 import math
+import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
 
-import hist
 import numpy as np
 import torch
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
-from neyman.errors import TrainingError
+from neyman.errors import ConfigError, NeymanWarning, TrainingError
 from neyman.events import EventTable
-from neyman.networks import MLP, Description, Model, Part, Stack
-from neyman.sannt.fisher import expected_uncertainty, usable_bins
-from neyman.sannt.histogram import BinFunction, EdgeKernel, bin_index, check_edges
-from neyman.sannt.templates import Templates, Variation
-from neyman.training import BCE, History, Objective, PairObjective, Sample, Settings
+from neyman.files import digest
+from neyman.networks import Architecture
+from neyman.sannt.binned import BinnedStack
+from neyman.sannt.classes import check_classes, cross_entropy
+from neyman.sannt.evaluation import Fold, evaluate, stage_warnings
+from neyman.sannt.filling import Exact, Filling
+from neyman.sannt.histogram import check_edges
+from neyman.sannt.measurement import Measurement
+from neyman.sannt.objective import ClassConstraint, ExpectedUncertainty
+from neyman.sannt.result import SANNT, Stage
+from neyman.sannt.scan import EdgeScan
+from neyman.sannt.templates import Direction, Rows, Templates
+from neyman.sannt.variations import Normalisation, Variation
+from neyman.training import Checkpoint, History, Settings
 from neyman.training import train as run
 
-Histograms = Mapping[str, hist.Hist[hist.storage.Weight]]
 PRETRAINING = Settings(steps=1000)
 SETTINGS = Settings(steps=400, learning_rate=1e-3, validation_fraction=0.5)
-_KERNEL = EdgeKernel()
+_EXACT = Exact()
+_CONSTRAINT = ClassConstraint()
 
 
 @dataclass(frozen=True)
-class Uncertainty:
-    """Expected uncertainty of the signal strength: `total`, and `statistical` without nuisance parameters."""
+class _Plan:
+    """What is the same for both folds."""
 
-    total: float
-    statistical: float
-
-
-@dataclass(frozen=True)
-class Stage:
-    """A network with what it achieves on held-out events.
-
-    Parameters
-    ----------
-    model
-        Its output is the logit of the score.
-    uncertainty
-        Expected uncertainty of the signal strength.
-    histograms
-        One a process, scaled to the full yields: axes ``score`` and ``variation``, input of
-        :func:`neyman.workspace.from_hists`.
-    history
-        Losses during its training.
-    """
-
-    model: Model
-    uncertainty: Uncertainty
-    histograms: Histograms
-    history: History
-
-
-@dataclass(frozen=True)
-class SANNT:
-    """A systematics-aware network, and the cross-entropy network (CENNT) that it started from.
-
-    The model file holds the network up to its logit, as every neyman model does: the score in [0, 1], in which the
-    bins are defined, is the sigmoid of what :class:`neyman.Scorer` returns. The file's notes repeat the edges.
-
-    Parameters
-    ----------
-    edges
-        Bin edges of the score; the end bins take everything beyond.
-    pretrained
-        The network after cross-entropy training.
-    trained
-        The network after training for the measurement; `pretrained` again where that was no improvement.
-    """
-
-    edges: NDArray[np.float64]
-    pretrained: Stage
-    trained: Stage
-
-    @property
-    def model(self) -> Model:
-        """The trained network."""
-        return self.trained.model
-
-    def score(self, events: EventTable | ArrayLike) -> NDArray[np.float32]:
-        """Return the score in [0, 1], shape ``(n_events,)``."""
-        x = events.with_features(self.model.features).x if isinstance(events, EventTable) else events
-        return np.asarray(torch.sigmoid(torch.from_numpy(self.model(x))).numpy())
-
-    def contents(self, events: EventTable) -> NDArray[np.float64]:
-        """Return the binned weights of events, such as the observed counts of data, shape ``(n_bins,)``."""
-        bins = bin_index(torch.from_numpy(self.score(events)), torch.from_numpy(self.edges)).numpy()
-        return np.asarray(np.bincount(bins, events.weight, minlength=len(self.edges) - 1), dtype=np.float64)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain data: edges, and uncertainties and losses of both stages."""
-        stages = {"pretrained": self.pretrained, "trained": self.trained}
-        return {"edges": self.edges.tolist()} | {
-            name: {
-                "total": stage.uncertainty.total,
-                "statistical": stage.uncertainty.statistical,
-                "history": stage.history.to_dict(),
-            }
-            for name, stage in stages.items()
-        }
+    model: Architecture
+    edges: torch.Tensor
+    learn_edges: bool
+    filling: Filling
+    scan: EdgeScan | None
+    classes: Mapping[str, Sequence[str]] | None
+    constraint: ClassConstraint | None
+    measurement: Measurement
+    pretraining: Settings
+    settings: Settings
+    direction: Direction
+    batch: float | None
+    ensemble: int
+    seed: int
 
 
 def train(
-    model: MLP,
-    table: EventTable,
+    model: Architecture,
+    table: EventTable | Mapping[str, EventTable],
     backgrounds: Mapping[str, EventTable],
     *,
-    variations: Sequence[Variation] = (),
+    variations: Sequence[Variation | Normalisation] = (),
     signal: str = "signal",
+    region: str = "SR",
+    classes: Mapping[str, Sequence[str]] | None = None,
     bins: int | ArrayLike = 8,
+    learn_edges: bool = False,
+    filling: Filling | EdgeScan = _EXACT,
+    constraint: ClassConstraint | None = _CONSTRAINT,
     pretraining: Settings = PRETRAINING,
     settings: Settings = SETTINGS,
-    bin_function: BinFunction = _KERNEL,
+    mc_stat: bool = True,
+    min_effective: float = 10.0,
+    noise: float = 0.5,
+    direction: Direction = "average",
+    batch: float | None = None,
+    folds: Literal[1, 2] = 1,
+    ensemble: int = 1,
     seed: int,
+    checkpoints: Path | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> SANNT:
-    """Train a network for the smallest expected uncertainty of a signal strength, systematics included.
+    r"""Train a network for the smallest expected uncertainty of signal strengths, systematics included.
 
     Parameters
     ----------
     model
-        Architecture.
+        Architecture, an :class:`neyman.networks.MLP` say.
     table
-        Signal events; weights are expected counts.
+        Signal events, or those of several signals by name; weights are expected counts.
     backgrounds
         Background events by process name.
     variations
-        Nuisance parameters, each with a unit Gaussian constraint. One that changes weights alone costs no further
-        evaluation of the network.
+        What nuisance parameters do. A variation that changes weights alone costs no further evaluation of the network.
     signal
-        Name of the signal process.
+        Name of the signal where there is one table.
+    region
+        Name of the channel of the fit; with classes, channels are called ``region_class``.
+    classes
+        Processes of each class for a network with one output a class: an event goes into the bins of its largest
+        score. None: one output, signals against backgrounds.
     bins
-        Number of equal bins of the score in [0, 1], or their edges.
+        Number of equal bins of the score in [0, 1], or their edges; with classes, of each class.
+    learn_edges
+        Whether the inner edges are trained along.
+    filling
+        How outputs become bins in training: :class:`Exact` with a bin function, :class:`KDE`, :class:`Inferno`; or an
+        :class:`EdgeScan` in place of the second training.
+    constraint
+        What keeps the meaning of the classes; without classes there is none.
     pretraining
-        The cross-entropy phase, signal against all backgrounds at equal total weight.
+        The cross-entropy phase, all classes at equal total weight.
     settings
-        The second phase; every step sees all training events. Its ``validation_fraction`` holds for both phases.
-    bin_function
-        Backward pass of the histogram.
+        The second phase; ``batch_size`` is not used. Its ``validation_fraction`` holds for both phases.
+    mc_stat
+        Whether the uncertainty contains the statistics of the simulation.
+    min_effective
+        Bins with fewer effective simulated events are merged with the next, in training and for the fit.
+    noise
+        A warning names variations whose statistical uncertainty is at least this fraction of their effect.
+    direction
+        Derivative to a nuisance parameter at 0: ``average`` of up and down, which is what pyhf's default interpolation
+        has, or that of ``up`` or ``down`` alone.
+    batch
+        Fraction of the events that have a gradient in a step, chosen anew each time; the contents of the bins always
+        are those of all events, so that the gradient is unbiased. None: all events.
+    folds
+        1: the held-out events select the best state and judge it. 2: the events with an even and an odd hash of their
+        id (column ``entry``) train a network each, which is judged by the other half: all events are used, and none
+        is binned by a network that has seen it.
+    ensemble
+        Number of networks from different initial values, trained in one pass. The one that is best on the selecting
+        events is exported; the spread of all is in :attr:`Stage.members`.
     seed
-        Seed of initialisation, batch order and held-out events.
+        Seed of initialisation, batch order, held-out events and folds.
+    checkpoints
+        Folder in which an interrupted training keeps its state.
     progress
-        Called with the number of finished steps of both phases together.
+        Called with the number of finished steps of all phases and folds together.
 
     Returns
     -------
     SANNT
-        Its held-out uncertainty is never larger than that of the cross-entropy network. The held-out events chose
-        the state of the network, so the figures are slightly optimistic for a small sample.
+        Its uncertainty on the selecting events is never larger than that of the cross-entropy network. With one fold
+        the same events judge, so the figures are slightly optimistic for a small sample.
 
     Raises
     ------
     TrainingError
-        When features, names or weights do not fit, a bin of the cross-entropy network has no positive expectation,
-        or the Fisher information is singular.
+        When features, names, classes, pairs or weights do not fit, a class has a negative expectation, or the Fisher
+        information is singular (names the degenerate parameters).
+    ConfigError
+        When edges or options make no sense.
     """
-    edges = torch.from_numpy(
-        np.linspace(0.0, 1.0, bins + 1) if isinstance(bins, int) else np.array(bins, dtype=np.float64)
-    )
-    check_edges(edges)
-    if not backgrounds or signal in backgrounds:
-        raise TrainingError(
-            f"the backgrounds are {', '.join(backgrounds) or 'missing'}",
-            expected=f"at least one process, none named {signal!r} as the signal",
-        )
+    signals = dict(table) if isinstance(table, Mapping) else {signal: table}
+    _check_processes(signals, backgrounds)
+    _check_options(batch, folds, ensemble, noise, min_effective)
+    if classes is not None:
+        check_classes(classes, [*signals, *backgrounds])
+    edges = _edges(bins, 1 if classes is None else len(classes))
     templates = Templates.of(
-        {signal: table, **backgrounds}, variations, fraction=settings.validation_fraction, seed=seed
+        signals, backgrounds, variations, fraction=settings.validation_fraction, seed=seed
     )
-    training, validation = templates.half(held_out=False), templates.half(held_out=True)
-    pairs = [_classes(half, tuple(backgrounds)) for half in (training, validation)]
-    network = model.build(
-        len(table.features),
-        seed=seed,
-        scaling=model.scaling(np.concatenate([sample.x for sample in pairs[0]]), table.features),
+    if folds == 2 and any(block.entry is None for block in templates.blocks):
+        raise TrainingError(
+            "two folds need the identity of every event",
+            expected="an integer column 'entry' in all tables",
+            fix="read it with extra=('entry',), or use folds=1",
+        )
+    scan = filling if isinstance(filling, EdgeScan) else None
+    own_filling = filling.filling if isinstance(filling, EdgeScan) else filling
+    own_filling.outputs(edges.shape[0], edges.shape[1] - 1)  # refuses what it cannot fill
+    plan = _Plan(
+        model,
+        edges,
+        learn_edges,
+        own_filling,
+        scan,
+        classes,
+        constraint,
+        Measurement.of(templates, n_classes=edges.shape[0], mc_stat=mc_stat, min_effective=min_effective),
+        pretraining,
+        settings,
+        direction,
+        batch,
+        ensemble,
+        seed,
     )
-    cross_entropy = PairObjective(BCE(), *pairs, members=1, batch_size=pretraining.batch_size, seed=seed)
-
-    def stage(history: History) -> Stage:
-        description = Description(
-            features=table.features,
-            parts=(Part(network=model, members=1),),
-            kind="score",
-            notes={
-                "output": "logit; the score is its sigmoid",
-                "signal": signal,
-                "backgrounds": ", ".join(backgrounds),
-                "edges": json.dumps(edges.tolist()),
-            },
+    parts = [templates] if folds == 1 else [templates.fold(second) for second in (False, True)]
+    judges = [templates.half(held_out=True)] if folds == 1 else parts[::-1]
+    per_fold = pretraining.steps + (settings.steps if scan is None else 0)
+    done = [
+        _train_fold(
+            plan,
+            part if folds == 1 else part.scaled_like(templates, "fold's"),
+            judge,
+            checkpoints=None if checkpoints is None else checkpoints / f"fold{k}",
+            progress=_shifted(progress, k * per_fold),
         )
-        copy = model.build(len(table.features))
-        copy.load_state_dict(network.state_dict())
-        return Stage(
-            Model([copy], description),
-            objective.uncertainty(network),
-            validation.histograms(network, edges),
-            history,
+        for k, (part, judge) in enumerate(zip(parts, judges, strict=True))
+    ]
+    stages = [
+        _stage(plan, [pair[k] for pair in done], filling_, region)
+        for k, filling_ in enumerate((_EXACT, own_filling))
+    ]
+    notes = list(
+        dict.fromkeys(
+            text
+            for name, stage in zip(("cross-entropy network", "trained network"), stages, strict=True)
+            for text in stage_warnings(stage, judges, plan.measurement, name, noise)
         )
+    )
+    for text in notes:
+        warnings.warn(text, NeymanWarning, stacklevel=2)
+    return SANNT(
+        templates.signals,
+        templates.processes,
+        tuple(templates.parameters),
+        stages[0],
+        stages[1],
+        tuple(notes),
+    )
 
-    objective = _TotalUncertainty(training, validation, edges, bin_function)
-    pretrained = stage(run(network, cross_entropy, pretraining, progress=progress))
-    start = {name: tensor.clone() for name, tensor in network.state_dict().items()}
-    later = None if progress is None else lambda step: progress(pretraining.steps + step)
-    history = run(network, objective, settings, progress=later)
+
+def _train_fold(
+    plan: _Plan,
+    templates: Templates,
+    judge: Templates,
+    *,
+    checkpoints: Path | None,
+    progress: Callable[[int], None] | None,
+) -> tuple[Fold, Fold]:
+    """Train both phases on one set of events; the folds before and after the second."""
+    training, selection = (templates.half(held_out=held) for held in (False, True))
+    device = plan.settings.torch_device
+    features = training.features
+    x = np.concatenate([training.nominal(name)[0] for name in training.processes])
+    scaling = plan.model.scaling(x, features)
+    n_classes, n_bins = plan.edges.shape[0], plan.edges.shape[1] - 1
+
+    def build(outputs: int, learned: bool) -> BinnedStack:
+        network = plan.model.build(
+            len(features), outputs=outputs, members=plan.ensemble, seed=plan.seed, scaling=scaling
+        )
+        return BinnedStack(network.to(device), plan.edges, learned=learned).to(device)
+
+    network = build(n_classes, False)
+    entropy = cross_entropy(
+        training,
+        selection,
+        plan.classes,
+        members=plan.ensemble,
+        batch_size=plan.pretraining.batch_size,
+        seed=plan.seed,
+        device=device,
+    )
+    key = _key(plan, training)
+    history = run(
+        network,
+        entropy,
+        plan.pretraining,
+        progress=progress,
+        checkpoint=_checkpoint(checkpoints, "pretraining", key),
+    )
+    rows = [half.rows(plan.direction, dtype=torch.float32, device=device) for half in (training, selection)]
+    before = _objective(plan, rows, _EXACT, plan.measurement)
+    before_values = before.validation(network)
+    pretrained = Fold(network, _best(before_values), judge, history)
+    if plan.scan is not None:
+        scanned = BinnedStack(network.network, plan.edges, learned=False)
+        scanned.place(plan.scan.run(network, rows[0], plan.measurement))
+        values = before.validation(scanned)
+        keep = ~(values < before_values)
+        scanned.place(torch.where(keep[:, None, None], network.edges(), scanned.edges()))
+        best = _best(torch.where(keep, before_values, values))
+        return pretrained, Fold(scanned, best, judge, History())
+    trained = build(plan.filling.outputs(n_classes, n_bins), plan.learn_edges)
+    if plan.filling.pretrained:
+        trained.network.load_state_dict(network.network.state_dict())
+    measurement = replace(plan.measurement, ordered=plan.filling.ordered)
+    objective = _objective(plan, rows, plan.filling, measurement)
+    objective.start(trained)
+    start = {name: tensor.clone() for name, tensor in trained.state_dict().items()}
+    start_values = objective.validation(trained)
+    history = run(
+        trained,
+        objective,
+        plan.settings,
+        progress=_shifted(progress, plan.pretraining.steps),
+        checkpoint=_checkpoint(checkpoints, "training", key),
+    )
+    values = objective.validation(trained)
+    worse = ~(values < start_values)
     with torch.no_grad():
-        if not float(objective.validation(network)) < pretrained.uncertainty.total:
-            network.load_state_dict(start)
-    return SANNT(edges.numpy(), pretrained, stage(history))
+        for name, parameter in trained.named_parameters():
+            parameter[worse] = start[name][worse]
+    return pretrained, Fold(trained, _best(torch.where(worse, start_values, values)), judge, history)
 
 
-def _classes(half: Templates, backgrounds: Sequence[str]) -> tuple[Sample, Sample]:
-    parts = [half.nominal(name) for name in backgrounds]
-    x, weight = (np.concatenate(columns) for columns in zip(*parts, strict=True))
-    return Sample(*half.nominal(half.signal)), Sample(x, weight)
+def _objective(
+    plan: _Plan, rows: Sequence[Rows], filling: Filling, measurement: Measurement
+) -> ExpectedUncertainty:
+    return ExpectedUncertainty(
+        rows[0],
+        rows[1],
+        filling,
+        measurement,
+        batch=plan.batch,
+        seed=plan.seed,
+        classes=plan.classes,
+        constraint=plan.constraint,
+    )
 
 
-class _TotalUncertainty(Objective):
-    """Objective of the second phase."""
+def _stage(plan: _Plan, folds: Sequence[Fold], filling: Filling, region: str) -> Stage:
+    measurement = replace(plan.measurement, ordered=filling.ordered)
+    notes = {
+        "output": "logits; scores are their sigmoids" if filling.ordered else "one output a bin",
+        "signals": ", ".join(plan.measurement.signals),
+        "processes": ", ".join(folds[0].evaluation.processes),
+    }
+    return evaluate(
+        folds,
+        plan.model,
+        filling,
+        measurement,
+        region=region,
+        classes=() if plan.classes is None else tuple(plan.classes),
+        direction=plan.direction,
+        seed=plan.seed,
+        notes=notes,
+    )
 
-    def __init__(
-        self, training: Templates, validation: Templates, edges: torch.Tensor, bin_function: BinFunction
-    ) -> None:
-        self._training, self._validation = training, validation
-        self._edges, self._bin_function = edges, bin_function
-        self._names = (f"strength of {training.signal}", *training.parameters)
-        self._constrained = (False, *(True for _ in training.parameters))
 
-    def loss(self, network: Stack, step: int) -> torch.Tensor:  # noqa: ARG002
-        return self._total(self._training, network)[0]
+def _best(values: torch.Tensor) -> int:
+    """Return the member with the smallest value, the first where all are infinite."""
+    return int(torch.nan_to_num(values, nan=math.inf).argmin())
 
-    def validation(self, network: Stack) -> torch.Tensor:
-        total, possible = self._total(self._validation, network)
-        return torch.where(possible, total, math.inf)
 
-    def uncertainty(self, network: Stack) -> Uncertainty:
-        with torch.no_grad():
-            expected, jacobian = self._validation.asimov(network, self._edges, self._bin_function)
-        total = expected_uncertainty(expected, jacobian, self._constrained, names=self._names)
-        statistical = expected_uncertainty(expected, jacobian[..., :1], (False,), names=self._names)
-        return Uncertainty(float(total), float(statistical))
+def _checkpoint(folder: Path | None, name: str, key: str) -> Checkpoint | None:
+    return None if folder is None else Checkpoint(folder.with_name(f"{folder.name}.{name}.safetensors"), key)
 
-    def _total(self, templates: Templates, network: Stack) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return the members' uncertainties from the bins that a fit could use, and whether these are all."""
-        expected, jacobian = templates.asimov(network, self._edges, self._bin_function)
-        usable = usable_bins(expected.detach(), jacobian.detach())
-        expected = torch.where(usable, expected, 0.0)
-        jacobian = torch.where(usable[..., None], jacobian, 0.0)
-        total = expected_uncertainty(expected, jacobian, self._constrained, names=self._names)
-        return total, usable.all(dim=-1)
+
+def _key(plan: _Plan, training: Templates) -> str:
+    """Digest of what a training is made of."""
+    sums = [
+        (block.keys, len(block.x), float(block.x.sum(dtype=np.float64)), block.weight.sum(axis=1).tolist())
+        for block in training.blocks
+    ]
+    return digest(repr(plan), plan.edges.tolist(), sums)
+
+
+def _shifted(progress: Callable[[int], None] | None, before: int) -> Callable[[int], None] | None:
+    return None if progress is None else lambda step: progress(before + step)
+
+
+def _edges(bins: int | ArrayLike, n_classes: int) -> torch.Tensor:
+    if isinstance(bins, int):
+        if bins < 2:
+            raise ConfigError(f"a histogram needs at least two bins, got {bins}")
+        edges = torch.linspace(0.0, 1.0, bins + 1, dtype=torch.float64)
+    else:
+        edges = torch.from_numpy(np.array(bins, dtype=np.float64))
+    check_edges(edges)
+    return edges.expand(n_classes, -1).clone()
+
+
+def _check_processes(signals: Mapping[str, EventTable], backgrounds: Mapping[str, EventTable]) -> None:
+    common = [name for name in backgrounds if name in signals]
+    if not signals or not backgrounds or common:
+        raise TrainingError(
+            f"the backgrounds are {', '.join(backgrounds) or 'missing'}" if signals else "there is no signal",
+            expected="at least one process of each kind, none named "
+            f"{', '.join(map(repr, common or signals))} as {'the signals' if len(signals) > 1 else 'the signal'}",
+        )
+
+
+def _check_options(
+    batch: float | None, folds: int, ensemble: int, noise: float, min_effective: float
+) -> None:
+    if batch is not None and not 0.0 < batch <= 1.0:
+        raise ConfigError(f"batch is a fraction of the events, got {batch}")
+    if folds not in (1, 2):
+        raise ConfigError(f"there are one or two folds, got {folds}")
+    if ensemble < 1:
+        raise ConfigError(f"an ensemble needs at least one member, got {ensemble}")
+    if not noise > 0.0 or not min_effective >= 0.0:
+        raise ConfigError(f"noise = {noise} and min_effective = {min_effective}", expected="positive numbers")

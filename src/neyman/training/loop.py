@@ -36,6 +36,10 @@ class Objective(Protocol):
         """The loss of a classifier, from which ECD takes its default F0; None for another objective."""
         return None
 
+    def tensors(self) -> dict[str, torch.Tensor]:
+        """Return what the objective itself learns, which a checkpoint keeps and restores in place."""
+        return {}
+
     def explain(self, step: int, member: int) -> str:  # noqa: ARG002
         """Return what may have made the loss of a member on the batch of `step` not finite."""
         return ""
@@ -165,7 +169,7 @@ class _Training:
     def state(self) -> State:
         """Everything that :meth:`restore` needs."""
         weights: dict[str, torch.Tensor] = dict(self.network.named_parameters())
-        groups = {"network": weights, "best": self.best.tensors()}
+        groups = {"network": weights, "best": self.best.tensors(), "objective": self.objective.tensors()}
         return State(self.step, self.history, groups, self.optimizer.state_dict())
 
     def restore(self, state: State) -> None:
@@ -174,6 +178,8 @@ class _Training:
             with torch.no_grad():
                 for name, parameter in self.network.named_parameters():
                     parameter.copy_(state.groups["network"][name])
+                for name, own in self.objective.tensors().items():
+                    own.copy_(state.groups["objective"][name])
             self.best.load(state.groups["best"])
             self.optimizer.load_state_dict(state.optimizer)
         except (KeyError, RuntimeError, ValueError) as error:

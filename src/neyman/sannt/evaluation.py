@@ -1,0 +1,230 @@
+"""From trained networks to a `Stage`: contents of events that have not trained them, uncertainties and histograms."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import hist
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from neyman.networks import Architecture, Description, Model, Part, Stack
+from neyman.sannt.binned import BinnedStack
+from neyman.sannt.classifier import Bins, Classifier, raw_index
+from neyman.sannt.filling import Filling
+from neyman.sannt.fisher import covariance, uncertainties
+from neyman.sannt.measurement import Measurement, negative_class
+from neyman.sannt.noise import variation_noise
+from neyman.sannt.objective import exact_rows, outputs
+from neyman.sannt.result import Stage, Uncertainty
+from neyman.sannt.templates import NOMINAL, Direction, Templates
+from neyman.training import History
+
+Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Fold:
+    """A trained stack and the events that judge it.
+
+    Parameters
+    ----------
+    network
+        All members.
+    best
+        The member to export.
+    evaluation
+        Events that have not trained it; those of all folds together have the full yields.
+    history
+        Of the training.
+    """
+
+    network: BinnedStack
+    best: int
+    evaluation: Templates
+    history: History
+
+
+def evaluate(
+    folds: Sequence[Fold],
+    model: Architecture,
+    filling: Filling,
+    measurement: Measurement,
+    *,
+    region: str,
+    classes: Sequence[str],
+    direction: Direction,
+    seed: int,
+    notes: Mapping[str, str],
+) -> Stage:
+    """Judge the networks of one or two folds.
+
+    Raises
+    ------
+    TrainingError
+        When the expectation of a class is negative, or the information is singular.
+    """
+    filled = [_rows(fold, filling, direction) for fold in folds]
+    members = torch.stack(filled).sum(dim=0)
+    chosen = torch.stack([rows[fold.best] for rows, fold in zip(filled, folds, strict=True)]).sum(dim=0)[None]
+    if (error := negative_class(torch.cat([chosen, members]), measurement.n_classes)) is not None:
+        raise error
+    groups = measurement.groups(chosen)
+    merged = measurement.merged(chosen, groups)
+    classifier = Classifier(
+        tuple(_exported(fold, model, notes) for fold in folds),
+        tuple(
+            Bins(
+                region=region,
+                classes=tuple(classes),
+                edges=tuple(map(tuple, fold.network.edges()[fold.best].tolist())),
+                groups=tuple(groups[0].tolist()),
+                assignment="score" if filling.ordered else "argmax",
+                fold=k,
+                folds=len(folds),
+                seed=seed,
+            )
+            for k, fold in enumerate(folds)
+        ),
+    )
+    return Stage(
+        classifier,
+        _uncertainty(measurement, merged, grouped=True)[0],
+        tuple(_uncertainty(measurement, members)),
+        _impacts(measurement, merged),
+        _histograms(classifier, [fold.evaluation for fold in folds]),
+        tuple(fold.history for fold in folds),
+    )
+
+
+def stage_warnings(
+    stage: Stage, folds: Sequence[Templates], measurement: Measurement, name: str, share: float
+) -> list[str]:
+    """Say what is wrong with the bins of a stage: noisy variations, processes in one bin."""
+    classifier = stage.classifier
+    bins, _ = _bins(classifier, folds)
+    n_bins = sum(classifier.n_bins(channel) for channel in classifier.channels)
+    whole, joined = _joined(folds, bins)
+    contents = {process: np.zeros(n_bins) for process in whole.processes}
+    for block, own in zip(whole.blocks, joined, strict=True):
+        for (process, category), weight in zip(block.keys, block.weight, strict=True):
+            if category == NOMINAL:
+                contents[process] += np.bincount(own, weight, minlength=n_bins)
+    expected = np.sum(list(contents.values()), axis=0)
+    noise = variation_noise(whole, joined, n_bins, expected)
+    notes = [text for one in noise if (text := one.complaint(share)) is not None]
+    empty = [channel for channel in classifier.channels if channel not in stage.histograms]
+    notes += [f"no events are left in {channel} ({name})" for channel in empty]
+    return notes + [f"{text} ({name})" for text in measurement.check_processes(contents)]
+
+
+def _rows(fold: Fold, filling: Filling, direction: Direction) -> torch.Tensor:
+    device = next(fold.network.parameters()).device
+    rows = fold.evaluation.rows(direction, dtype=torch.float64, device=device)
+    with torch.no_grad():
+        edges = fold.network.edges()
+        index = filling.index(filling.scores(outputs(fold.network, rows.x)), edges)
+        return exact_rows(index, rows, edges.shape[1] * (edges.shape[2] - 1)).cpu()
+
+
+def _uncertainty(measurement: Measurement, rows: torch.Tensor, *, grouped: bool = False) -> list[Uncertainty]:
+    merged = rows if grouped else measurement.merged(rows)
+    chosen = range(len(measurement.signals))
+    total, statistical = (
+        uncertainties(measurement.information(merged, statistical=s), chosen, measurement.parameters).tolist()
+        for s in (False, True)
+    )
+    return [
+        Uncertainty(sum(t), sum(s), dict(zip(measurement.signals, zip(t, s, strict=True), strict=True)))
+        for t, s in zip(total, statistical, strict=True)
+    ]
+
+
+def _impacts(measurement: Measurement, merged: torch.Tensor) -> dict[str, dict[str, float]]:
+    matrix = covariance(measurement.information(merged)[0], measurement.parameters)
+    sigma = matrix.diagonal().sqrt()
+    n = len(measurement.signals)
+    names = measurement.parameters[n:]
+    return {
+        signal: dict(zip(names, (matrix[s, n:] / sigma[n:]).tolist(), strict=True))
+        for s, signal in enumerate(measurement.signals)
+    }
+
+
+def _exported(fold: Fold, model: Architecture, notes: Mapping[str, str]) -> Model:
+    """The chosen member as a model of its own."""
+    network = fold.network.network
+    outputs_ = network.outputs
+    copy: Stack = model.build(network.inputs, outputs=outputs_)
+    own = dict(network.named_parameters())
+    copy.load_state_dict(
+        {
+            name: (tensor[fold.best : fold.best + 1] if name in own else tensor).detach().cpu().clone()
+            for name, tensor in network.state_dict().items()
+        }
+    )
+    description = Description(
+        features=fold.evaluation.features,
+        parts=(Part.model_validate({"network": model, "members": 1, "outputs": outputs_}),),
+        kind="score",
+        notes=dict(notes),
+    )
+    return Model([copy], description)
+
+
+def _bins(
+    classifier: Classifier, folds: Sequence[Templates]
+) -> tuple[list[list[NDArray[np.int64]]], list[int]]:
+    """Bin of every event among all channels, and where each channel begins."""
+    sizes = [classifier.n_bins(channel) for channel in classifier.channels]
+    offsets = [0, *np.cumsum(sizes).tolist()]
+    found = []
+    for templates, model, own in zip(folds, classifier.models, classifier.bins, strict=True):
+        places = np.array([offsets[c] + b for c, b in own.places()])
+        found.append([places[raw_index(model, own, block.x)] for block in templates.blocks])
+    return found, offsets
+
+
+def _joined(
+    folds: Sequence[Templates], bins: Sequence[Sequence[NDArray[np.int64]]]
+) -> tuple[Templates, list[NDArray[np.int64]]]:
+    """The events of all folds as one set."""
+    if len(folds) == 1:
+        return folds[0], list(bins[0])
+    whole = folds[0].joined(folds[1])
+    return whole, [np.concatenate(both) for both in zip(*bins, strict=True)]
+
+
+def _histograms(
+    classifier: Classifier, folds: Sequence[Templates]
+) -> dict[str, dict[str, hist.Hist[hist.storage.Weight]]]:
+    bins, offsets = _bins(classifier, folds)
+    whole, joined = _joined(folds, bins)
+    n_bins = offsets[-1]
+    columns: dict[str, dict[str, tuple[Array, Array]]] = {process: {} for process in whole.processes}
+    for block, own in zip(whole.blocks, joined, strict=True):
+        for (process, category), weight in zip(block.keys, block.weight, strict=True):
+            columns[process][category] = (
+                np.bincount(own, weight, minlength=n_bins).astype(np.float64),
+                np.bincount(own, weight**2, minlength=n_bins).astype(np.float64),
+            )
+    out: dict[str, dict[str, Any]] = {}
+    for c, channel in enumerate(classifier.channels):
+        part = slice(offsets[c], offsets[c + 1])
+        if not any(values[NOMINAL][0][part].any() for values in columns.values()):
+            continue  # a class without any events has no place in a fit
+        out[channel] = {}
+        for process, templates in columns.items():
+            h = hist.Hist(
+                classifier.axis(channel),
+                hist.axis.StrCategory(list(templates), name="variation"),
+                storage=hist.storage.Weight(),
+            )
+            for k, (value, variance) in enumerate(templates.values()):
+                h.view().value[:, k] = value[part]
+                h.view().variance[:, k] = variance[part]
+            out[channel][process] = h
+    return out
