@@ -10,7 +10,7 @@ import torch
 
 import neyman as ny
 from neyman.errors import TrainingError
-from neyman.sannt import expected_uncertainty, fisher_information
+from neyman.sannt import covariance, expected_uncertainty, fisher_information, uncertainties
 
 SIGNAL = np.array([2.0, 6.0, 12.0])
 BACKGROUND = np.array([100.0, 50.0, 20.0])
@@ -120,3 +120,46 @@ def test_degenerate_parameters_are_named() -> None:
     jacobian[0, 0] = torch.nan
     with pytest.raises(TrainingError, match="the Fisher information is not finite"):
         expected_uncertainty(expected, jacobian, (False, True, True), names=names[:3])
+
+
+def test_statistics_of_the_simulation_are_the_staterror_of_pyhf() -> None:
+    error = np.array([3.0, 4.0, 2.5])
+    modifiers = [
+        {"name": name, "type": "histosys", "data": {"hi_data": up.tolist(), "lo_data": down.tolist()}}
+        for name, (up, down) in SHAPES.items()
+    ]
+    modifiers.append({"name": "stat", "type": "staterror", "data": error.tolist()})
+    signal = [
+        {"name": "mu", "type": "normfactor", "data": None},
+        {"name": "stat", "type": "staterror", "data": [0.1, 0.2, 0.3]},
+    ]
+    spec = {
+        "channels": [
+            {
+                "name": "c",
+                "samples": [
+                    {"name": "s", "data": SIGNAL.tolist(), "modifiers": signal},
+                    {"name": "b", "data": BACKGROUND.tolist(), "modifiers": modifiers},
+                ],
+            }
+        ],
+        "observations": [{"name": "c", "data": (SIGNAL + BACKGROUND).tolist()}],
+        "measurements": [{"name": "m", "config": {"poi": "mu", "parameters": []}}],
+        "version": "1.0.0",
+    }
+    likelihood = ny.Likelihood.from_pyhf(spec)
+    covariance = np.linalg.inv(likelihood.hessian(likelihood.inits) / 2.0)
+    expected, jacobian = model()
+    variance = torch.from_numpy(error**2 + np.array([0.1, 0.2, 0.3]) ** 2)
+    found = expected_uncertainty(expected, jacobian, (False, True, True), variance=variance)
+    own = likelihood.index("mu")
+    assert float(found) == pytest.approx(np.sqrt(covariance[own, own]), rel=1e-9)
+    assert float(found) > float(expected_uncertainty(expected, jacobian, (False, True, True)))
+
+
+def test_covariance_is_the_inverse() -> None:
+    information = fisher_information(*model(), (False, True, True))
+    torch.testing.assert_close(covariance(information), torch.linalg.inv(information))
+    torch.testing.assert_close(
+        uncertainties(information, [2, 0]), torch.linalg.inv(information).diagonal()[[2, 0]].sqrt()
+    )

@@ -71,11 +71,6 @@ def test_backward_sums_over_the_sets_of_weights() -> None:
         torch.testing.assert_close(found[m], exact, rtol=1e-10, atol=1e-12)
 
 
-def test_gradient_conserves_the_number_of_events() -> None:
-    y = torch.linspace(-0.2, 1.2, 50, dtype=torch.float64)
-    assert EdgeKernel()(y, EDGES).sum(dim=-1).abs().max() < 1e-12
-
-
 @pytest.mark.parametrize("edges", [[0.0, 1.0], [0.0, 0.5, 0.5, 1.0], [0.0, 0.5, float("inf")]])
 def test_unusable_edges(edges: list[float]) -> None:
     with pytest.raises(ConfigError, match=r"bin edges .* are not usable"):

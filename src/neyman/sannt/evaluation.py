@@ -102,8 +102,8 @@ def evaluate(
 
 def stage_warnings(
     stage: Stage, folds: Sequence[Templates], measurement: Measurement, name: str, share: float
-) -> list[str]:
-    """Say what is wrong with the bins of a stage: noisy variations, processes in one bin."""
+) -> dict[tuple[str, ...], str]:
+    """Say what is wrong with the bins of a stage, by subject: noisy variations, processes in one bin."""
     classifier = stage.classifier
     bins, _ = _bins(classifier, folds)
     n_bins = sum(classifier.n_bins(channel) for channel in classifier.channels)
@@ -115,10 +115,13 @@ def stage_warnings(
                 contents[process] += np.bincount(own, weight, minlength=n_bins)
     expected = np.sum(list(contents.values()), axis=0)
     noise = variation_noise(whole, joined, n_bins, expected)
-    notes = [text for one in noise if (text := one.complaint(share)) is not None]
+    notes: dict[tuple[str, ...], str] = {
+        (one.process, one.parameter): text for one in noise if (text := one.complaint(share)) is not None
+    }
     empty = [channel for channel in classifier.channels if channel not in stage.histograms]
-    notes += [f"no events are left in {channel} ({name})" for channel in empty]
-    return notes + [f"{text} ({name})" for text in measurement.check_processes(contents)]
+    notes |= {("empty", channel): f"no events are left in {channel} ({name})" for channel in empty}
+    full = measurement.check_processes(contents)
+    return notes | {("full", process): f"{text} ({name})" for process, text in full.items()}
 
 
 def _rows(fold: Fold, filling: Filling, direction: Direction) -> torch.Tensor:

@@ -16,6 +16,7 @@ from neyman.errors import ConfigError, TrainingError
 from neyman.sannt.bin_functions import BinFunction, EdgeKernel, edge_kernel
 
 _EDGE = 0.25
+_CHUNK = 1 << 13  # events whose weights are summed in their own precision
 
 
 def histogram(
@@ -242,11 +243,12 @@ def bin_of_class(score: torch.Tensor, chosen: torch.Tensor, edges: torch.Tensor)
 def filled(index: torch.Tensor, weight: torch.Tensor, n_bins: int) -> torch.Tensor:
     """Sum weights by bin: index ``(n_members, n_events)``, weight ``(n_sets, n_events)``; float64
     ``(n_members, n_sets, n_bins)``."""
-    out = torch.empty(len(index), len(weight), n_bins, dtype=torch.float64, device=weight.device)
+    out = torch.zeros(len(index), len(weight), n_bins, dtype=torch.float64, device=weight.device)
     bins = torch.arange(n_bins, device=index.device)
     for m, own in enumerate(index):
         if len(weight) == 1:
             out[m, 0] = torch.bincount(own, weight[0].double(), minlength=n_bins)
-        else:
-            out[m] = (weight @ (own[:, None] == bins).to(weight.dtype)).double()
+            continue
+        for some, part in zip(torch.split(own, _CHUNK), torch.split(weight, _CHUNK, dim=1), strict=True):
+            out[m] += part @ (some[:, None] == bins).to(part.dtype)
     return out

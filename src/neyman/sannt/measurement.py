@@ -145,14 +145,14 @@ class Measurement:
         jacobian = merged[:, FIRST:].transpose(-1, -2)
         return usable_bins(merged[:, EXPECTED], jacobian).all(dim=-1)
 
-    def check_processes(self, contents: dict[str, NDArray[np.float64]]) -> list[str]:
+    def check_processes(self, contents: dict[str, NDArray[np.float64]]) -> dict[str, str]:
         """Say which processes have all their events in one bin."""
-        notes = []
+        notes = {}
         for process, values in contents.items():
             total = values.sum()
             full = np.flatnonzero(values > 0.999 * total)
             if len(values) > 1 and len(full):
-                notes.append(
+                notes[process] = (
                     f"all events of process {process!r} are in bin {int(full[0])} of {len(values)}: the fit is a "
                     "counting experiment for it; train for fewer steps or at a lower rate, or use other bins"
                 )

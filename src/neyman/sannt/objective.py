@@ -19,6 +19,7 @@ from torch.utils.checkpoint import checkpoint
 from neyman.errors import ConfigError
 from neyman.sannt.binned import BinnedStack
 from neyman.sannt.filling import Filling
+from neyman.sannt.histogram import filled
 from neyman.sannt.measurement import Measurement
 from neyman.sannt.templates import Rows
 from neyman.training import Objective
@@ -34,8 +35,9 @@ class ClassConstraint:
     .. math:: g = \max(CE' - CE'_{min}, 0)
 
     with the binary cross-entropy CE' of every class on its sigmoid output, and :math:`CE'_{min}` that of the
-    pre-training. Each member's :math:`\omega` ascends, :math:`\omega \leftarrow \omega + \rho\, g`, and is 0 as long
-    as CE' is better than after the pre-training (method of multipliers, Platt and Barr, NIPS 1987).
+    pre-training. Each member's :math:`\omega` ascends, :math:`\omega \leftarrow \omega + \rho\, L_0\, g` with the
+    first value :math:`L_0` of the uncertainties, and is 0 as long as CE' is better than after the pre-training (method
+    of multipliers, Platt and Barr, NIPS 1987).
 
     Parameters
     ----------
@@ -46,7 +48,7 @@ class ClassConstraint:
         pre-training.
     """
 
-    rate: float = 1.0
+    rate: float = 3.0
     tolerance: float = 0.05
 
     def __post_init__(self) -> None:
@@ -57,13 +59,14 @@ class ClassConstraint:
 
 @dataclass(frozen=True)
 class _Held:
-    """The classes' cross-entropies after the pre-training, and the members' multipliers."""
+    """The classes' cross-entropies after the pre-training, the members' multipliers and how fast they ascend."""
 
     classes: Mapping[str, Sequence[str]]
     constraint: ClassConstraint
     limit: torch.Tensor
     selection_limit: torch.Tensor
     omega: torch.Tensor
+    rate: torch.Tensor
 
 
 class ExpectedUncertainty(Objective):
@@ -114,7 +117,17 @@ class ExpectedUncertainty(Objective):
                 class_entropy(outputs(network, rows.x), rows, self._classes)
                 for rows in (self._training, self._selection)
             )
-        self._held = _Held(self._classes, self._constraint, limit, selection_limit, torch.zeros_like(limit))
+            first = self._measurement.loss(
+                self._indexed(network, outputs(network, self._training.x), self._training)
+            )
+        self._held = _Held(
+            self._classes,
+            self._constraint,
+            limit,
+            selection_limit,
+            torch.zeros_like(limit),
+            self._constraint.rate * first,
+        )
 
     def loss(self, network: BinnedStack, step: int) -> torch.Tensor:  # type: ignore[override]
         """Return the members' losses, shape ``(n_members,)``."""
@@ -134,7 +147,7 @@ class ExpectedUncertainty(Objective):
             excess = class_entropy(out, rows, held.classes) - held.limit
             loss = loss + held.omega.clone() * excess.clamp_min(0.0)
             with torch.no_grad():
-                held.omega.copy_(torch.where(excess > 0.0, held.omega + held.constraint.rate * excess, 0.0))
+                held.omega.copy_(torch.where(excess > 0.0, held.omega + held.rate * excess, 0.0))
         return loss.float()
 
     def validation(self, network: BinnedStack) -> torch.Tensor:  # type: ignore[override]
@@ -142,7 +155,7 @@ class ExpectedUncertainty(Objective):
         rows = self._selection
         with torch.no_grad():
             out = outputs(network, rows.x)
-            contents = self._filling_index(network, out, rows)
+            contents = self._indexed(network, out, rows)
             possible = self._measurement.usable(contents)
             loss = torch.full((network.members,), math.inf, dtype=torch.float64, device=contents.device)
             if bool(possible.any()):
@@ -168,7 +181,7 @@ class ExpectedUncertainty(Objective):
             ],
         )
 
-    def _filling_index(self, network: BinnedStack, out: torch.Tensor, rows: Rows) -> torch.Tensor:
+    def _indexed(self, network: BinnedStack, out: torch.Tensor, rows: Rows) -> torch.Tensor:
         return exact_rows(
             self._filling.index(self._filling.scores(out), network.edges()), rows, _n_bins(network)
         )
@@ -177,8 +190,6 @@ class ExpectedUncertainty(Objective):
 def exact_rows(index: torch.Tensor, rows: Rows, n_bins: int) -> torch.Tensor:
     """Fill the rows with events in known bins: index ``(n_members, n_events)``; float64
     ``(n_members, n_rows, n_bins)``."""
-    from neyman.sannt.histogram import filled
-
     return _rows(
         rows,
         [

@@ -268,7 +268,7 @@ class Templates:
             Where the tensors are kept.
         """
         order = [*self.signals, *self.parameters]
-        weights, places = [], []
+        x, weights, places = [], [], []
         process: list[tuple[str, torch.Tensor] | None] = []
         for block in self.blocks:
             parts: dict[int, NDArray[np.float64]] = {}
@@ -279,13 +279,16 @@ class Templates:
                 if key[1] == NOMINAL:
                     parts[VARIANCE] = weight**2
                     nominal = key[0], torch.from_numpy(weight).to(device, dtype)
+            if not parts:  # the other side of a one-sided difference
+                continue
+            x.append(block.x)
             places.append(torch.tensor(sorted(parts), device=device))
             stacked = np.stack([parts[row] for row in sorted(parts)])
             weights.append(torch.from_numpy(stacked).to(device, dtype))
             process.append(nominal)
         return Rows(
-            torch.from_numpy(np.concatenate([block.x for block in self.blocks])).to(device),
-            [len(block.x) for block in self.blocks],
+            torch.from_numpy(np.concatenate(x)).to(device),
+            [len(part) for part in x],
             weights,
             places,
             FIRST + len(order),

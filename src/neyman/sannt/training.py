@@ -211,14 +211,10 @@ def train(
         _stage(plan, [pair[k] for pair in done], filling_, region)
         for k, filling_ in enumerate((_EXACT, own_filling))
     ]
-    notes = list(
-        dict.fromkeys(
-            text
-            for name, stage in zip(("cross-entropy network", "trained network"), stages, strict=True)
-            for text in stage_warnings(stage, judges, plan.measurement, name, noise)
-        )
-    )
-    for text in notes:
+    notes: dict[tuple[str, ...], str] = {}
+    for name, stage in zip(("cross-entropy network", "trained network"), stages, strict=True):
+        notes = stage_warnings(stage, judges, plan.measurement, name, noise) | notes
+    for text in notes.values():
         warnings.warn(text, NeymanWarning, stacklevel=2)
     return SANNT(
         templates.signals,
@@ -226,7 +222,7 @@ def train(
         tuple(templates.parameters),
         stages[0],
         stages[1],
-        tuple(notes),
+        tuple(notes.values()),
     )
 
 
