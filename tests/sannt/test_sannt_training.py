@@ -298,6 +298,30 @@ def test_without_the_constraint_classes_lose_their_meaning() -> None:
     assert kept.trained.uncertainty.total < 0.8 * kept.pretrained.uncertainty.total
 
 
+def test_two_signals_with_one_strength() -> None:
+    halves = {
+        "one": toy.SIGNAL.scaled(0.4),
+        "two": replace(toy.SIGNAL, x=toy.SIGNAL.x[:, ::-1].copy()).scaled(0.6),
+    }
+    result = toy.run(signal_table=halves, strengths={"r": ("one", "two")})
+    assert result.signals == ("r",)
+    assert result.processes == ("one", "two", "background")
+    assert result.trained.uncertainty.total < 0.95 * result.pretrained.uncertainty.total
+    models = {
+        name: SampleModel(normfactors=("r",) if name != "background" else ()) for name in result.processes
+    }
+    spec = from_hists(result.trained.histograms, models, poi="r", staterror=False)
+    fit = ny.fit(ny.Likelihood.from_pyhf(spec))
+    assert fit.errors["r"] == pytest.approx(result.trained.uncertainty.total, rel=0.01)
+    for strengths, message in (
+        ({"r": ("one",)}, "the process 'two' is in 0 strengths"),
+        ({"r": ("one", "two"), "s": ("two",)}, "the process 'two' is in 2 strengths"),
+        ({"r": ("one", "two", "background")}, "'background', which is no signal"),
+    ):
+        with pytest.raises(TrainingError, match=message):
+            toy.run(signal_table=halves, strengths=strengths)
+
+
 # Bad input ------------------------------------------------------------------------------------------------------
 
 

@@ -22,7 +22,7 @@ class Measurement:
     Parameters
     ----------
     signals
-        Names of the signals.
+        Names of the signal strengths.
     parameters
         Names of all parameters for messages, the strengths first.
     constrained
@@ -48,7 +48,7 @@ class Measurement:
     @classmethod
     def of(cls, templates: Templates, **options: bool | float) -> Measurement:
         """Return the measurement of templates."""
-        return cls(templates.signals, templates.names, templates.constrained, **options)  # type: ignore[arg-type]
+        return cls(tuple(templates.strengths), templates.names, templates.constrained, **options)  # type: ignore[arg-type]
 
     def groups(self, rows: torch.Tensor) -> NDArray[np.int64]:
         """Return to which bin of the fit each bin belongs.

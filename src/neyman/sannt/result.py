@@ -94,7 +94,7 @@ class SANNT:
     Parameters
     ----------
     signals, processes, parameters
-        Names: signals, all processes, nuisance parameters.
+        Names: signal strengths, all processes, nuisance parameters.
     pretrained
         The networks after cross-entropy training.
     trained

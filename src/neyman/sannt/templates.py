@@ -100,8 +100,8 @@ class Templates:
         Names of the features.
     processes
         Names of the processes, signals first.
-    signals
-        Names of the signals.
+    strengths
+        Signal strengths, and the processes that each scales.
     parameters
         Nuisance parameters in order of appearance, and whether each is constrained.
     normalisations
@@ -113,7 +113,7 @@ class Templates:
     blocks: tuple[Block, ...]
     features: tuple[str, ...]
     processes: tuple[str, ...]
-    signals: tuple[str, ...]
+    strengths: Mapping[str, tuple[str, ...]]
     parameters: Mapping[str, bool]
     normalisations: tuple[Normalisation, ...]
     paired: frozenset[Key]
@@ -127,6 +127,7 @@ class Templates:
         *,
         fraction: float,
         seed: int,
+        strengths: Mapping[str, Sequence[str]] | None = None,
     ) -> Templates:
         """Gather the events of all templates.
 
@@ -138,6 +139,8 @@ class Templates:
             What the nuisance parameters do.
         fraction, seed
             Choice of the held-out events, see :func:`neyman.training.held_out`, and of the folds.
+        strengths
+            Signals that each strength scales; each signal has its own if not given.
 
         Raises
         ------
@@ -175,11 +178,16 @@ class Templates:
             tuple(_block(group, fraction, seed) for group in groups),
             features,
             tuple(processes),
-            tuple(signals),
+            _strengths(signals, strengths),
             parameters,
             tuple(v for v in variations if isinstance(v, Normalisation)),
             frozenset((v.process, v.parameter) for v in variations if isinstance(v, Variation) and v.paired),
         )
+
+    @property
+    def signals(self) -> tuple[str, ...]:
+        """Names of the signal processes."""
+        return tuple(process for own in self.strengths.values() for process in own)
 
     @property
     def keys(self) -> tuple[Key, ...]:
@@ -189,12 +197,12 @@ class Templates:
     @property
     def names(self) -> tuple[str, ...]:
         """Parameters of the measurement: the strengths of the signals, then the nuisance parameters."""
-        return (*(f"strength of {signal}" for signal in self.signals), *self.parameters)
+        return (*(f"strength of {name}" for name in self.strengths), *self.parameters)
 
     @property
     def constrained(self) -> tuple[bool, ...]:
         """Which parameters of the measurement have a constraint."""
-        return (*(False for _ in self.signals), *self.parameters.values())
+        return (*(False for _ in self.strengths), *self.parameters.values())
 
     def fold(self, second: bool) -> Templates:
         """Return the events of one of two folds, with their own weights."""
@@ -267,7 +275,7 @@ class Templates:
         device
             Where the tensors are kept.
         """
-        order = [*self.signals, *self.parameters]
+        order = [*self.strengths, *self.parameters]
         x, weights, places = [], [], []
         process: list[tuple[str, torch.Tensor] | None] = []
         for block in self.blocks:
@@ -302,8 +310,9 @@ class Templates:
         up, down = {"average": (0.5, -0.5), "up": (1.0, 0.0), "down": (0.0, -1.0)}[direction]
         if category == NOMINAL:
             out.append((EXPECTED, 1.0))
-            if process in self.signals:
-                out.append((FIRST + order.index(process), 1.0))
+            out += [
+                (FIRST + order.index(name), 1.0) for name, own in self.strengths.items() if process in own
+            ]
             for one in self.normalisations:
                 slope = 1.0 if one.free else up * (one.up - 1.0) + down * (one.down - 1.0)
                 out += [(FIRST + order.index(one.parameter), slope)] * one.processes.count(process)
@@ -335,6 +344,24 @@ class Templates:
 def in_second_fold(entry: NDArray[np.int64], seed: int) -> NDArray[np.bool_]:
     """Return which events are in the second of two folds; a function of the event's id and the seed alone."""
     return uniform(("fold", seed), entry) < 0.5
+
+
+def _strengths(
+    signals: Mapping[str, EventTable], given: Mapping[str, Sequence[str]] | None
+) -> dict[str, tuple[str, ...]]:
+    if given is None:
+        return {name: (name,) for name in signals}
+    named = [process for own in given.values() for process in own]
+    for process in (*named, *signals):
+        if named.count(process) != 1 or process not in signals:
+            raise TrainingError(
+                f"the process {process!r} is in {named.count(process)} strengths"
+                if process in signals
+                else f"a strength names the process {process!r}, which is no signal",
+                expected="every signal in one strength",
+                fix=f"signals: {', '.join(signals)}",
+            )
+    return {name: tuple(own) for name, own in given.items()}
 
 
 def _block(group: Mapping[Key, EventTable], fraction: float, seed: int) -> Block:

@@ -69,6 +69,7 @@ def train(
     *,
     variations: Sequence[Variation | Normalisation] = (),
     signal: str = "signal",
+    strengths: Mapping[str, Sequence[str]] | None = None,
     region: str = "SR",
     classes: Mapping[str, Sequence[str]] | None = None,
     bins: int | ArrayLike = 8,
@@ -102,6 +103,8 @@ def train(
         What nuisance parameters do. A variation that changes weights alone costs no further evaluation of the network.
     signal
         Name of the signal where there is one table.
+    strengths
+        Signals that each strength scales, such as ``{"r": ("ggH", "qqH")}``; each has its own if not given.
     region
         Name of the channel of the fit; with classes, channels are called ``region_class``.
     classes
@@ -167,7 +170,12 @@ def train(
         check_classes(classes, [*signals, *backgrounds])
     edges = _edges(bins, 1 if classes is None else len(classes))
     templates = Templates.of(
-        signals, backgrounds, variations, fraction=settings.validation_fraction, seed=seed
+        signals,
+        backgrounds,
+        variations,
+        fraction=settings.validation_fraction,
+        seed=seed,
+        strengths=strengths,
     )
     if folds == 2 and any(block.entry is None for block in templates.blocks):
         raise TrainingError(
@@ -217,7 +225,7 @@ def train(
     for text in notes.values():
         warnings.warn(text, NeymanWarning, stacklevel=2)
     return SANNT(
-        templates.signals,
+        tuple(templates.strengths),
         templates.processes,
         tuple(templates.parameters),
         stages[0],
