@@ -14,6 +14,8 @@ that belongs to no pyplot state.
   `ensemble_spread`, `expected_coverage`, `overlap`, `bootstrap_coverage`: the checks of `neyman.diagnostics`.
 * `likelihoods`: contours of several likelihoods of the same data.
 * `training`: losses of all networks.
+* `sannt_histograms`, `sannt_training`, `uncertainty_band`, `uncertainty_comparison`, `impact_comparison`,
+  `bin_functions`: a systematics-aware training beside the cross-entropy training that it started from.
 * `report.write`: all of them in one self-contained page.
 """
 
@@ -23,6 +25,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 _WHERE = {
+    "bin_functions": "neyman.plots.sannt_bins",
     "bootstrap_coverage": "neyman.plots.mixtures",
     "calibration_curve": "neyman.plots.trust",
     "calibration_map": "neyman.plots.trust",
@@ -40,20 +43,26 @@ _WHERE = {
     "expected_coverage": "neyman.plots.weights",
     "goodness_of_fit": "neyman.plots.toys",
     "group_impacts": "neyman.plots.parameters",
+    "impact_comparison": "neyman.plots.sannt",
     "likelihoods": "neyman.plots.mixtures",
     "overlap": "neyman.plots.mixtures",
     "profile_scan": "neyman.plots.scans",
     "profiles": "neyman.plots.scans",
     "pulls_and_impacts": "neyman.plots.parameters",
     "ratio_weights": "neyman.plots.weights",
+    "sannt_histograms": "neyman.plots.sannt_bins",
+    "sannt_training": "neyman.plots.sannt",
     "significance": "neyman.plots.toys",
     "support": "neyman.plots.weights",
     "toy_pulls": "neyman.plots.toys",
     "training": "neyman.plots.losses",
     "two_sample": "neyman.plots.trust",
+    "uncertainty_band": "neyman.plots.sannt",
+    "uncertainty_comparison": "neyman.plots.sannt",
 }
 
 __all__ = [
+    "bin_functions",
     "bootstrap_coverage",
     "calibration_curve",
     "calibration_map",
@@ -71,6 +80,7 @@ __all__ = [
     "expected_coverage",
     "goodness_of_fit",
     "group_impacts",
+    "impact_comparison",
     "likelihoods",
     "overlap",
     "profile_scan",
@@ -78,11 +88,15 @@ __all__ = [
     "pulls_and_impacts",
     "ratio_weights",
     "report",
+    "sannt_histograms",
+    "sannt_training",
     "significance",
     "support",
     "toy_pulls",
     "training",
     "two_sample",
+    "uncertainty_band",
+    "uncertainty_comparison",
 ]
 
 if TYPE_CHECKING:
@@ -99,6 +113,12 @@ if TYPE_CHECKING:
     from neyman.plots.parameters import correlation as correlation
     from neyman.plots.parameters import group_impacts as group_impacts
     from neyman.plots.parameters import pulls_and_impacts as pulls_and_impacts
+    from neyman.plots.sannt import impact_comparison as impact_comparison
+    from neyman.plots.sannt import sannt_training as sannt_training
+    from neyman.plots.sannt import uncertainty_band as uncertainty_band
+    from neyman.plots.sannt import uncertainty_comparison as uncertainty_comparison
+    from neyman.plots.sannt_bins import bin_functions as bin_functions
+    from neyman.plots.sannt_bins import sannt_histograms as sannt_histograms
     from neyman.plots.scans import comparison as comparison
     from neyman.plots.scans import profile_scan as profile_scan
     from neyman.plots.scans import profiles as profiles
