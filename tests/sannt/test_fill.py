@@ -5,6 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from neyman.errors import ConfigError, TrainingError
 from neyman.networks import MLP
@@ -40,6 +42,32 @@ def test_classes_are_filled_by_the_largest_score() -> None:
                 np.testing.assert_allclose(found[m, k, 4 * c : 4 * c + 4].numpy(), expected, atol=1e-12)
         filled = np.bincount(bin_index(y, own)[m].numpy(), weight[0].numpy(), minlength=12)
         np.testing.assert_allclose(filled, found[m, 0].numpy(), atol=1e-12)
+
+
+@given(
+    st.integers(1, 3),
+    st.integers(1, 40),
+    st.integers(1, 4),
+    st.integers(2, 6),
+    st.integers(0, 2**32 - 1),
+)
+def test_every_event_is_in_one_bin_and_gradients_conserve_events(
+    members, events, classes, n_bins, seed
+) -> None:
+    rng = np.random.default_rng(seed)
+    own = torch.from_numpy(np.cumsum(rng.uniform(0.1, 1.0, (members, classes, n_bins + 1)), axis=2))
+    low, high = float(own.min()), float(own.max())
+    y = torch.from_numpy(rng.uniform(low - 0.5, high + 0.5, (members, events, classes))).requires_grad_()
+    weight = torch.from_numpy(rng.normal(size=(2, events)))
+    found = fill(y, weight, own, EdgeKernel(), 0.3)
+    torch.testing.assert_close(found.sum(dim=2), weight.sum(dim=1).expand(members, 2), rtol=1e-9, atol=1e-9)
+    index = bin_index(y.detach(), own)
+    again = torch.stack(
+        [torch.stack([torch.bincount(i, w, classes * n_bins) for w in weight]) for i in index]
+    )
+    torch.testing.assert_close(found.detach(), again, rtol=1e-9, atol=1e-9)
+    (slope,) = torch.autograd.grad(found.sum(), y)  # the total does not depend on where events are
+    assert slope.abs().max() < 1e-9
 
 
 def smeared(y: torch.Tensor, weight: torch.Tensor, own: torch.Tensor, margin: float) -> torch.Tensor:

@@ -33,6 +33,8 @@ class Measurement:
         Whether the statistics of the simulation are part of the uncertainty (one factor a bin).
     min_effective
         Bins with fewer effective events, :math:`(\\sum w)^2 / \\sum w^2`, are merged with the next.
+    control
+        Information of other channels on the parameters, ``(n_parameters, n_parameters)``.
     ordered
         Whether neighbouring bins belong together; otherwise bins are merged in the order of their signal fraction.
     """
@@ -43,10 +45,11 @@ class Measurement:
     n_classes: int = 1
     mc_stat: bool = True
     min_effective: float = 10.0
+    control: torch.Tensor | None = None
     ordered: bool = True
 
     @classmethod
-    def of(cls, templates: Templates, **options: bool | float) -> Measurement:
+    def of(cls, templates: Templates, **options: bool | float | torch.Tensor | None) -> Measurement:
         """Return the measurement of templates."""
         return cls(tuple(templates.strengths), templates.names, templates.constrained, **options)  # type: ignore[arg-type]
 
@@ -105,7 +108,7 @@ class Measurement:
         return torch.zeros_like(rows).scatter_add(2, place, rows)
 
     def information(self, rows: torch.Tensor, *, statistical: bool = False) -> torch.Tensor:
-        """Return the Fisher information of merged rows, without bins that no fit can use.
+        """Return the Fisher information of merged rows and of the control channels, without bins that no fit can use.
 
         Parameters
         ----------
@@ -120,12 +123,16 @@ class Measurement:
         if not bool(usable.all()):  # a class that has lost all its events
             rows = torch.where(usable[:, None, :], rows, 0.0)
         variance = rows[:, VARIANCE] if self.mc_stat and not statistical else None
-        return fisher_information(
+        information = fisher_information(
             rows[:, EXPECTED],
             rows[:, FIRST:last].transpose(-1, -2),
             self.constrained[: last - FIRST],
             variance=variance,
         )
+        if self.control is not None:
+            n = last - FIRST
+            information = information + self.control[:n, :n].to(information.device)
+        return information
 
     def loss(self, rows: torch.Tensor) -> torch.Tensor:
         """Return the sum of the uncertainties of the signals' strengths, ``(n_members,)``.

@@ -128,6 +128,7 @@ class Templates:
         fraction: float,
         seed: int,
         strengths: Mapping[str, Sequence[str]] | None = None,
+        further: Sequence[str] = (),
     ) -> Templates:
         """Gather the events of all templates.
 
@@ -141,6 +142,8 @@ class Templates:
             Choice of the held-out events, see :func:`neyman.training.held_out`, and of the folds.
         strengths
             Signals that each strength scales; each signal has its own if not given.
+        further
+            Nuisance parameters that act in other channels of the fit.
 
         Raises
         ------
@@ -164,6 +167,8 @@ class Templates:
                 continue
             _check_variation(v, processes, tables)
             tables |= {(v.process, f"{v.parameter}Up"): v.up, (v.process, f"{v.parameter}Down"): v.down}
+        for name in further:
+            parameters.setdefault(name, True)
         features = next(iter(processes.values())).features
         groups: list[dict[Key, EventTable]] = []
         for key, table in tables.items():

@@ -24,6 +24,7 @@ from neyman.files import digest
 from neyman.networks import Architecture
 from neyman.sannt.binned import BinnedStack
 from neyman.sannt.classes import check_classes, cross_entropy
+from neyman.sannt.control import Channels, control_information, control_parameters
 from neyman.sannt.evaluation import Fold, evaluate, stage_warnings
 from neyman.sannt.filling import Exact, Filling
 from neyman.sannt.histogram import check_edges
@@ -70,6 +71,7 @@ def train(
     variations: Sequence[Variation | Normalisation] = (),
     signal: str = "signal",
     strengths: Mapping[str, Sequence[str]] | None = None,
+    control: Channels | None = None,
     region: str = "SR",
     classes: Mapping[str, Sequence[str]] | None = None,
     bins: int | ArrayLike = 8,
@@ -105,6 +107,10 @@ def train(
         Name of the signal where there is one table.
     strengths
         Signals that each strength scales, such as ``{"r": ("ggH", "qqH")}``; each has its own if not given.
+    control
+        Other channels of the fit as histograms, by channel and process in the form of :attr:`Stage.histograms`, such
+        as a control region that measures a free normalisation. What they say of the parameters is part of the
+        uncertainty that is minimised.
     region
         Name of the channel of the fit; with classes, channels are called ``region_class``.
     classes
@@ -176,6 +182,7 @@ def train(
         fraction=settings.validation_fraction,
         seed=seed,
         strengths=strengths,
+        further=control_parameters(control or {}),
     )
     if folds == 2 and any(block.entry is None for block in templates.blocks):
         raise TrainingError(
@@ -194,7 +201,15 @@ def train(
         scan,
         classes,
         constraint,
-        Measurement.of(templates, n_classes=edges.shape[0], mc_stat=mc_stat, min_effective=min_effective),
+        Measurement.of(
+            templates,
+            n_classes=edges.shape[0],
+            mc_stat=mc_stat,
+            min_effective=min_effective,
+            control=control_information(control, templates, direction=direction, mc_stat=mc_stat)
+            if control
+            else None,
+        ),
         pretraining,
         settings,
         direction,
