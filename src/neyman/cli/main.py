@@ -19,6 +19,7 @@ COMMANDS = {
     "limit": "Find the CLs upper limit on a parameter.",
     "profile": "Scan the profile likelihood of a parameter.",
     "run": "Run an analysis.toml from ROOT files to the report; resumes.",
+    "sannt": "Train a network for a measurement from flat files; export to pyhf.",
     "score": "Evaluate a trained model on a Parquet or ROOT file.",
     "significance": "Test the background-only hypothesis.",
     "toys": "Draw and fit pseudo-experiments; write them to Parquet.",
