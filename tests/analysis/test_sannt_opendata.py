@@ -68,15 +68,15 @@ def test_observed_and_expected_strength(finished):
     results = finished.results
     assert finished.invalid == []
     for stage in ("pretrained", "trained"):
-        expected, fit = results["expected"][stage], results["fits"][stage]
-        assert 0.3 < expected["hesse"]["ggH_qqH"] < 1.0
+        fit = results["fits"][stage]
+        assert 0.3 < fit["hesse"]["ggH_qqH"] < 1.0
         assert fit["hesse"]["ggH_qqH"] == pytest.approx(fit["fisher"]["ggH_qqH"], rel=0.01)
         assert fit["pyhf"]["ggH_qqH"] == pytest.approx(fit["hesse"]["ggH_qqH"], rel=0.01)
     for name in ("observed", "observed_cennt"):
         observed = results[name]
         low, high = observed["minos"]["r"]
         assert -2.0 < low < 0.0 < high < 2.0
-        assert abs(observed["values"]["r"] - 1.0) < 4.0 * results["expected"]["trained"]["hesse"]["ggH_qqH"]
+        assert abs(observed["values"]["r"] - 1.0) < 4.0 * results["fits"]["trained"]["hesse"]["ggH_qqH"]
         assert observed["goodness_of_fit"]["p_value"] > 0.01
         assert max(abs(pull) for pull in observed["pulls"].values()) < 3.0
         assert observed["values"]["w_norm"] == pytest.approx(1.0, abs=0.2)
@@ -97,7 +97,7 @@ def test_workspace(finished):
 def test_example_as_it_is(example, skims, tmp_path):
     done = train_sannt(example, output=tmp_path / "out", data=skims)
     assert done.invalid == []
-    assert done.results["expected"]["trained"]["hesse"]["ggH_qqH"] < 0.8
+    assert done.results["fits"]["trained"]["hesse"]["ggH_qqH"] < 0.8
     page = (done.output / "report" / "index.html").read_text()
     for words in ("gg → H + qq → H", "multijet", "w_jets", "7,527"):
         assert words in page

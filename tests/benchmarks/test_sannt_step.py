@@ -42,17 +42,16 @@ def problem(shifted: int = 0):
             tilt = 0.03 * np.tanh(own.x[:, k % FEATURES] * (1.0 + k / PARAMETERS))
             if k < shifted:
                 up, down = (
-                    ny.EventTable(features, own.x * np.float32(1.0 + s), own.weight, own.extra) for s in (0.02, -0.02)
+                    ny.EventTable(features, own.x * np.float32(1.0 + s), own.weight, own.extra)
+                    for s in (0.02, -0.02)
                 )
                 variations.append(Variation(f"s{k}", name, up, down))
             else:
                 up, down = own.weight * (1.0 + tilt), own.weight * (1.0 - tilt)
                 variations.append(Variation.of_weights(f"s{k}", name, own, up=up, down=down))
-    both = Templates.of(
+    return Templates.of(
         {"signal": tables["signal"]}, {"background": tables["background"]}, variations, fraction=0.01, seed=1
     )
-    return both
-
 
 def network() -> BinnedStack:
     edges = torch.linspace(0.0, 1.0, BINS + 1, dtype=torch.float64)[None]
@@ -65,7 +64,10 @@ def automatic(contents: dict[tuple[str, str], torch.Tensor]) -> torch.Tensor:
     up, down = (
         torch.stack(
             [
-                contents["signal", f"s{k}{side}"] + contents["background", f"s{k}{side}"] - signal - background
+                contents["signal", f"s{k}{side}"]
+                + contents["background", f"s{k}{side}"]
+                - signal
+                - background
                 for k in range(PARAMETERS)
             ]
         )

@@ -72,7 +72,7 @@ def test_invalid_fit_has_exit_code_2(tmp_path, monkeypatch, call, as_json):
 def test_warnings_are_shown(tmp_path, monkeypatch, call):
     from neyman.errors import NeymanWarning
 
-    real = sannt_job.free_factors
+    real = sannt_job.variations
 
     def warn(*arguments):
         import warnings
@@ -80,7 +80,7 @@ def test_warnings_are_shown(tmp_path, monkeypatch, call):
         warnings.warn("look here", NeymanWarning, stacklevel=2)
         return real(*arguments)
 
-    monkeypatch.setattr(sannt_job, "free_factors", warn)
+    monkeypatch.setattr(sannt_job, "variations", warn)
     assert "Warning: look here" in call("sannt", make_job(tmp_path, n=500), "-o", tmp_path / "out").stderr
 
 

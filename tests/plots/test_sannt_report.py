@@ -308,27 +308,24 @@ def test_several_signals_have_a_verdict_and_figures_each(page: Any, tmp_path: Pa
     assert {f"{kind}_{s}.pdf" for kind in ("uncertainty", "ensemble", "impacts") for s in SIGNALS} <= names
 
 
-def test_whole_workspace_comes_first(page: Any) -> None:
+def test_regions_and_invalid_fits(page: Any) -> None:
     results = make_results()
-    results["expected"] = {
+    results["fits"] = {
         "pretrained": make_fit(0.45, fisher={}, pyhf={}),
         "trained": make_fit(0.36, fisher={}, pyhf={}, valid=False, minos={"signal": [None, 0.36]}),
     }
     results["observed_cennt"] = results["observed"] | {"values": {"r": 1.5}, "messages": ["<edm> is large"]}
-    results["free"] = {"w_norm": 0.045, "top_norm": None}
     results["regions"] = {
         "SR": {"processes": {"top": {"events": 60001, "expected": 1234.5}}, "data": 111},
         "control": {"processes": {"signal": {"events": 5, "expected": 0.5}}},
     }
     text = page(results)
     assert "from 0.450 (CENNT) to 0.360" in text  # HESSE, as MINOS found no lower end of SANNT
-    assert "With the control regions" in text
     assert "NOT VALID" in text
-    assert "w_norm (± 0.0450), top_norm (unconstrained)" in text
     assert "1.50 +0.43 −0.39" in text
     assert "CENNT: &lt;edm&gt; is large" in text
     assert "1,234.5" in text
-    assert "fits of the whole workspace" in text
+    assert "fits of the workspace" in text
 
 
 @pytest.mark.parametrize(

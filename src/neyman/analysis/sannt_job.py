@@ -14,14 +14,12 @@ from neyman.analysis.sannt_config import SanntConfig, load_sannt_config
 from neyman.analysis.sannt_events import SanntEvents, SelectedEvents
 from neyman.analysis.sannt_fits import (
     compare_uncertainties,
-    expected_uncertainties,
     observed_fit,
     sannt_workspace,
 )
 from neyman.analysis.sannt_model import (
     bare,
     closure,
-    free_factors,
     histograms,
     normalisations,
     numbers,
@@ -68,8 +66,7 @@ class TrainedSannt:
     def invalid(self) -> list[str]:
         """The fits that are not valid."""
         results = self.results
-        found = [f"expected, {name}" for name, one in results["expected"].items() if not one["valid"]]
-        found += [f"of the training, {name}" for name, one in results["fits"].items() if not one["valid"]]
+        found = [f"expected, {name}" for name, one in results["fits"].items() if not one["valid"]]
         observed = {"observed": results["observed"], "observed, cennt": results["observed_cennt"]}
         return found + [name for name, one in observed.items() if one is not None and not one["valid"]]
 
@@ -84,9 +81,8 @@ def train_sannt(
     """Train a network for a measurement, export its histograms and fit them; finished steps are kept.
 
     ``workspace/`` holds the pyhf workspace ``binned.json`` of the trained network's bins and the control regions,
-    the networks, and the same of the cross-entropy network under ``alternatives``. A factor that the data alone
-    determine has in the training the uncertainty that the control regions leave to it, as these take no part in the
-    training; in the workspace it is free.
+    the networks, and the same of the cross-entropy network under ``alternatives``. What the control regions say of the
+    parameters is part of the uncertainty that the training minimises.
 
     Parameters
     ----------
@@ -132,7 +128,6 @@ class _Job:
             "closure of the yields": workspace.summary["closure"],
             "events": trained.summary["events"],
             "regions": self._steps.stamps["events"].summary["regions"],
-            "free": trained.summary["free"],
         }
         self._report(fitted, results)
         results["steps"] = self._seconds()
@@ -154,7 +149,7 @@ class _Job:
         config = self._config
         used = {
             "network", "pretraining", "settings", "bins", "filling", "ensemble", "folds", "direction", "batch",
-            "classes", "samples", "estimates", "measurement", "systematics",
+            "classes", "samples", "estimates", "measurement", "systematics", "regions",
         }  # fmt: skip
         key = (
             self._steps.stamps["events"].digest,
@@ -168,8 +163,7 @@ class _Job:
         def work(folder: Path) -> dict[str, Any]:
             folder.mkdir()
             with noted() as notes:
-                free = free_factors(config, events)
-                result = self._trained(events, free, lambda k: self._reporter.progress("train", k, total))
+                result = self._trained(events, lambda k: self._reporter.progress("train", k, total))
             data = events.data()
             counts: dict[str, Any] = {}
             for stage, name in STAGES.items():
@@ -179,14 +173,13 @@ class _Job:
             return {
                 "result": jsonable(result),
                 "counts": jsonable(counts),
-                "free": free,
                 "events": numbers(config, events),
                 "warnings": list(dict.fromkeys([*notes, *result.warnings])),
             }
 
         return self._steps.do("train", _TRAINING, key, work)
 
-    def _trained(self, events: SelectedEvents, free: Mapping[str, float | None], progress: Any) -> SANNT:
+    def _trained(self, events: SelectedEvents, progress: Any) -> SANNT:
         config = self._config
         tables = {name: bare(events.table(name)) for name in config.processes}
         classes = config.classes
@@ -200,7 +193,8 @@ class _Job:
             config.network,
             {name: tables[name] for name in config.signals},
             {name: table for name, table in tables.items() if name not in config.signals},
-            variations=[*normalisations(config, free), *variations(config, events, tables)],
+            variations=[*normalisations(config), *variations(config, events, tables)],
+            control=self._control(events),
             region=config.region,
             classes=classes,
             bins=config.bins.made(),
@@ -219,6 +213,10 @@ class _Job:
             progress=progress,
         )
 
+    def _control(self, events: SelectedEvents) -> dict[str, Any]:
+        """Histograms of the control regions."""
+        return {name: events.histograms(name) for name in self._config.regions if name != self._config.region}
+
     def _workspace(self, events: SelectedEvents, trained: Stamp) -> Stamp:
         config = self._config
         key = (
@@ -228,10 +226,9 @@ class _Job:
         )
 
         def work(folder: Path) -> dict[str, Any]:
-            control = {name: events.histograms(name) for name in config.regions if name != config.region}
+            control = self._control(events)
             observed = {name: events.counts(name) for name in control}
             specs: dict[str, Any] = {}
-            alone: dict[str, Any] = {}
             treated: list[Treated] = []
 
             def exported(*arguments: Any, **options: Any) -> dict[str, Any]:
@@ -262,10 +259,6 @@ class _Job:
                     report=treated if stage == "trained" else None,
                     **options,
                 )
-                # What the Fisher information is of: without control regions, and what they say of free factors.
-                alone[stage] = exported(
-                    found, config.signals, normalisations(config, trained.summary["free"]), **options
-                )
             source = self._steps.output / _TRAINING
             files = {f"networks/{path.name}": path for path in sorted((source / "sannt").iterdir())}
             files |= {f"alternatives/{path.name}": path for path in sorted((source / "cennt").iterdir())}
@@ -281,7 +274,6 @@ class _Job:
             return {
                 "treatment": [record.to_dict() for record in treated],
                 "closure": closure(config, specs["trained"], events.summary, treated),
-                "alone": alone,
             }
 
         return self._steps.do("workspace", "workspace", key, work)
@@ -298,15 +290,14 @@ class _Job:
 
         def work(part: Path) -> dict[str, Any]:
             specs = {"trained": read(folder).binned or {}, "pretrained": read_json(folder / CENNT)}
-            fits, expected = {}, {}
+            fits = {}
             for k, stage in enumerate(STAGES):
                 self._reporter.progress("fit", k, len(STAGES))
                 fisher = {
                     name: one["total"] for name, one in trained[stage]["uncertainty"]["signals"].items()
                 }
-                fits[stage] = compare_uncertainties(fisher, workspace.summary["alone"][stage], signals)
-                expected[stage] = expected_uncertainties(specs[stage], signals)
-            results: dict[str, Any] = {"fits": fits, "expected": expected}
+                fits[stage] = compare_uncertainties(fisher, specs[stage], signals)
+            results: dict[str, Any] = {"fits": fits}
             for name, stage in (("observed", "trained"), ("observed_cennt", "pretrained")):
                 results[name] = None
                 if self._config.data is not None:

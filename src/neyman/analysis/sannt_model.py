@@ -11,68 +11,26 @@ import numpy as np
 
 from neyman.analysis.sannt_config import SanntConfig
 from neyman.analysis.sannt_events import SelectedEvents
-from neyman.analysis.sannt_fits import sannt_workspace
 from neyman.analysis.sannt_reading import ENTRY
 from neyman.analysis.simulation import NAMING, NOMINAL, derive, make_hist
-from neyman.errors import InferenceError
 from neyman.events import EventTable
-from neyman.inference import fit
-from neyman.likelihood import Likelihood
 from neyman.sannt import Normalisation, Variation
 from neyman.training import held_out
-from neyman.workspace import Treated, Treatment
+from neyman.workspace import Treated
 
 _FLOOR = 1e-6  # events; the export refuses negative bins, or sets what the user wants
 
 
-def normalisations(
-    config: SanntConfig, free: Mapping[str, float | None] | None = None
-) -> list[Normalisation]:
-    """What acts on the yields of the processes.
-
-    Parameters
-    ----------
-    config
-        The job.
-    free
-        Relative uncertainties that stand for free factors, in the training; None: they are free.
-    """
+def normalisations(config: SanntConfig) -> list[Normalisation]:
+    """What acts on the yields of the processes."""
     out = []
     for process, parts in config.processes.items():
         out += [
             Normalisation(name, process, up, down) for name, (up, down) in config.normsys(process).items()
         ]
-        name = config.part(parts[0]).free
-        if name is not None:
-            error = None if free is None else free[name]
-            out.append(
-                Normalisation(name, process, free=True)
-                if error is None
-                else Normalisation(name, process, 1.0 + error, 1.0 - error)
-            )
+        if (name := config.part(parts[0]).free) is not None:
+            out.append(Normalisation(name, process, free=True))
     return out
-
-
-def free_factors(config: SanntConfig, events: SelectedEvents) -> dict[str, float | None]:
-    """Return the expected uncertainty of each free factor from the control regions; None where they leave it free."""
-    names = list(dict.fromkeys(part.free for part in config.parts if part.free))
-    control = {name: events.histograms(name) for name in config.regions if name != config.region}
-    if not names or not control:
-        return dict.fromkeys(names)
-    spec = sannt_workspace(
-        control,
-        config.signals,
-        normalisations(config),
-        mc_stat=config.bins.mc_stat,
-        treatment=Treatment(floor_negative=_FLOOR),
-    )
-    asimov = Likelihood.from_pyhf(spec).asimov()
-    try:
-        best = fit(asimov, fixed=list(config.signals.values()))
-    except InferenceError:
-        return dict.fromkeys(names)
-    errors = {name: float(best.errors[name]) if best.valid else np.inf for name in names}
-    return {name: error if error < 0.9 else None for name, error in errors.items()}
 
 
 def variations(

@@ -44,7 +44,7 @@ def command(config: str, output: str | None, data: str | None, as_json: bool) ->
     rows: list[tuple[Any, ...]] = []
     for signal, strength in done.config.signals.items():
         for stage, label in names.items():
-            found = done.results["expected"][stage]
+            found = done.results["fits"][stage]
             low, high = found["minos"][signal]
             rows.append(
                 (strength, label, found["statistical"][signal], found["hesse"][signal], interval(low, high))

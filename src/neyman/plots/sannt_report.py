@@ -35,10 +35,10 @@ def write(folder: Path, config: Mapping[str, Any], results: Results) -> None:
         The configuration as a dictionary. ``processes`` may have the labels of the processes, ``strengths`` the name
         of the strength of each signal.
     results
-        ``sannt``, the plain data of the training, is needed. Shown where they are present: ``fits`` of the histograms
-        and ``expected`` of the whole workspace, each by stage with ``fisher``, ``hesse``, ``minos``, ``pyhf``,
-        ``statistical`` and ``impacts`` by signal; ``observed`` and ``observed_cennt``, fits of data; ``events`` and
-        ``regions``; ``free``; ``treatment`` records; ``closure of the yields``; ``warnings``; ``steps`` in seconds.
+        ``sannt``, the plain data of the training, is needed. Shown where they are present: ``fits`` of the
+        workspace on Asimov data by stage, with ``fisher``, ``hesse``, ``minos``, ``pyhf``, ``statistical`` and
+        ``impacts`` by signal; ``observed`` and ``observed_cennt``, fits of data; ``events`` and ``regions``;
+        ``treatment`` records; ``closure of the yields``; ``warnings``; ``steps`` in seconds.
 
     Raises
     ------
@@ -211,13 +211,11 @@ def _impacts(results: Results, labels: Mapping[str, str], show: Pictures) -> Htm
 
 def _found_impacts(results: Results, signal: str) -> tuple[dict[str, dict[str, float]], str]:
     """Sizes by stage, from the fits where both have them, and where they are from."""
-    for source, words_ in (("expected", "fits of the whole workspace"), ("fits", "fits of the histograms")):
-        fits = results.get(source) or {}
-        lists = [((fits.get(key) or {}).get("impacts") or {}).get(signal) for key in STAGES]
-        if all(lists):
-            return {
-                name: _sizes(own or ()) for name, own in zip(STAGES.values(), lists, strict=True)
-            }, f"{words_} to Asimov data"
+    fits = results.get("fits") or {}
+    lists = [((fits.get(key) or {}).get("impacts") or {}).get(signal) for key in STAGES]
+    if all(lists):
+        sizes = {name: _sizes(own or ()) for name, own in zip(STAGES.values(), lists, strict=True)}
+        return sizes, "fits of the workspace to Asimov data"
     own = {
         name: {
             parameter: abs(value)

@@ -52,18 +52,17 @@ class Expectation:
 
 
 def expectation(results: Results, signal: str) -> Expectation:
-    """Return the best that both stages have: of the whole workspace before the training alone, MINOS before HESSE."""
-    for fits in (results.get("expected"), results.get("fits")):
-        pair = [(fits or {}).get(key) or {} for key in STAGES]
-        for method in ("minos", "hesse", "fisher"):
-            found = [value(one, method, signal) for one in pair]
-            if None not in found:
-                return Expectation(
-                    _METHODS[method],
-                    (float(found[0] or 0.0), float(found[1] or 0.0)),
-                    (shown(pair[0], method, signal), shown(pair[1], method, signal)),
-                    (value(pair[0], "statistical", signal), value(pair[1], "statistical", signal)),
-                )
+    """Return the best that both stages have: MINOS before HESSE before the Fisher information."""
+    pair = [(results.get("fits") or {}).get(key) or {} for key in STAGES]
+    for method in ("minos", "hesse", "fisher"):
+        found = [value(one, method, signal) for one in pair]
+        if None not in found:
+            return Expectation(
+                _METHODS[method],
+                (float(found[0] or 0.0), float(found[1] or 0.0)),
+                (shown(pair[0], method, signal), shown(pair[1], method, signal)),
+                (value(pair[0], "statistical", signal), value(pair[1], "statistical", signal)),
+            )
     own = [results["sannt"][key]["uncertainty"]["signals"][signal] for key in STAGES]
     return Expectation(
         _METHODS["fisher"],
@@ -155,20 +154,6 @@ def methods(results: Results, labels: Mapping[str, str]) -> Html:
         agreement = join(tag("p", f"Where methods differ by more than {100 * AGREE:g}%:"), bullets(found))
     note = "Asimov data at the nominal parameters. Change: SANNT relative to CENNT, of MINOS by the mean of both sides."
     parts = [table(("expected Δr", *STAGES.values(), "change"), rows, note=note), agreement]
-    if whole := _rows(results.get("expected") or {}, signals, labels):
-        parts += [
-            tag("h3", "With the control regions"),
-            tag("p", "Control regions take no part in the training. Fitted together with them:"),
-            table(("expected Δr", *STAGES.values(), "change"), whole),
-        ]
-    if free := results.get("free"):
-        sizes = [
-            f"{name} ({'unconstrained' if error is None else f'± {number(error)}'})"
-            for name, error in free.items()
-        ]
-        parts.append(
-            tag("p", f"Free factors, with what the control regions leave of them: {', '.join(sizes)}.")
-        )
     return join(*parts)
 
 
