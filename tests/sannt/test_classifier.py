@@ -77,6 +77,7 @@ def broken(tmp_path: Path, sannt: SANNT, **changes) -> Path:
         {"edges": [[0.0, 0.5]]},
         {"edges": [[0.0, 0.5, 0.4, 0.6, 0.7, 0.8, 0.85, 0.9, 1.0]]},
         {"groups": [0] * 7 + [99]},
+        {"groups": [0, 1, 2, 3, 2, 5, 6, 7]},
         {"classes": ["a", "b"]},
         {"assignment": "magic"},
         {"more": 1},
@@ -84,6 +85,23 @@ def broken(tmp_path: Path, sannt: SANNT, **changes) -> Path:
 )
 def test_broken_bins_are_refused(tmp_path: Path, sannt: SANNT, changes) -> None:
     with pytest.raises(WorkspaceError, match=r"the bins of sannt\.safetensors are broken"):
+        Classifier.load(broken(tmp_path, sannt, **changes))
+
+
+@pytest.mark.parametrize("changes", [{"region": "other"}, {"seed": 5}, {"groups": [0] * 8}])
+def test_networks_of_two_trainings_are_refused(tmp_path: Path, sannt: SANNT, changes) -> None:
+    folder = sannt.save(tmp_path / "networks")
+    model = sannt.classifier.models[1]
+    notes = json.loads(sannt.classifier.bins[1].model_dump_json()) | changes
+    model.replace(notes={"sannt": json.dumps(notes)}).save(folder / "fold1.safetensors")
+    with pytest.raises(WorkspaceError, match="not the two of one training"):
+        Classifier.load(folder)
+
+
+def test_outputs_must_be_what_bins_are_made_of(tmp_path: Path, sannt: SANNT) -> None:
+    edges = [list(sannt.classifier.bins[0].edges[0])] * 2
+    changes = {"classes": ["a", "b"], "edges": edges, "groups": list(range(16)), "folds": 1}
+    with pytest.raises(WorkspaceError, match="has 1 outputs for 2"):
         Classifier.load(broken(tmp_path, sannt, **changes))
 
 

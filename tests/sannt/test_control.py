@@ -71,9 +71,22 @@ def test_errors_name_the_channel() -> None:
 
     fails({"backgrund": background}, r"no process 'backgrund'\n.*channel 'CR'.*\n.*background")
     fails({"background": channel({"none": [1.0]})}, r"no category 'nominal'\n.*'CR', process 'background'")
-    fails({"background": channel({"nominal": [1.0], "xUp": [1.0]})}, "variation 'x' has no xDown")
+    for one, other in (("xUp", "xDown"), ("xDown", "xUp")):
+        fails({"background": channel({"nominal": [1.0], one: [1.0]})}, f"variation 'x' has no {other}")
     fails(
         {"background": background, "signal": channel({"nominal": [1.0, 2.0, 3.0]})},
         "3 bins, where another process has 2",
     )
+    fails(
+        {"background": channel({"nominal": [1.0]}), "signal": channel({"nominal": [1.0, 2.0, 3.0]})},
+        "3 bins, where another process has 1",
+    )
+    fails(
+        {"background": channel({"nominal": [1.0], "kUp": [1.0], "kDown": [1.0]})}, "free parameter 'k' varies"
+    )
+    flat = hist.Hist(hist.axis.Regular(2, 0, 1, name="a"), hist.axis.Regular(2, 0, 1, name="b"))
+    fails({"background": flat}, r"has the axes a, b\n.*channel 'CR'")
+    infinite = channel({"nominal": [1.0, 1.0]})
+    infinite.view().value[0, 0] = np.inf
+    fails({"background": infinite}, "contents that are not finite")
     fails({"background": channel({"nominal": [5.0, -1.0]})}, r"bin 1 has the expectation -1\n.*channel 'CR'")

@@ -16,14 +16,15 @@ from neyman.sannt import EdgeScan, Exact, Measurement, Templates, Variation
 from neyman.sannt.binned import BinnedStack
 from neyman.sannt.noise import variation_noise
 from neyman.sannt.objective import exact_rows, outputs
-from neyman.sannt.templates import EXPECTED, VARIANCE
+from neyman.sannt.rows import EXPECTED, VARIANCE
 
 ONE = Measurement(("s",), ("strength of s",), (False,), min_effective=10.0)
 
 
-def rows(expected, variance, signal=None) -> torch.Tensor:
-    signal = [0.1] * len(expected) if signal is None else signal
-    return torch.tensor([[expected, variance, signal]], dtype=torch.float64)
+def rows(background, variance, signal=None) -> torch.Tensor:
+    signal = [0.0] * len(background) if signal is None else signal
+    expected = [s + b for s, b in zip(signal, background, strict=True)]
+    return torch.tensor([[expected, variance, background, variance, signal]], dtype=torch.float64)
 
 
 def test_bins_are_merged_from_the_signal_end() -> None:
@@ -33,6 +34,11 @@ def test_bins_are_merged_from_the_signal_end() -> None:
     merged = ONE.merged(found)
     assert merged[0, EXPECTED].tolist() == [100.0, 50.0, 4.0, 5.5, 0.0, 0.0]
     assert merged[0, VARIANCE].tolist() == pytest.approx([1.0, 1.0, 1.0, 1.7, 0.0, 0.0])
+
+
+def test_a_bin_without_background_is_no_bin_however_much_signal_it_has() -> None:
+    found = rows([100.0, 50.0, 0.0], [1.0, 1.0, 0.0], signal=[1.0, 2.0, 500.0])
+    assert ONE.groups(found)[0].tolist() == [0, 1, 1]
 
 
 def test_what_is_left_over_joins_the_last_bin() -> None:
@@ -52,8 +58,8 @@ def test_classes_are_never_merged() -> None:
 
 def test_unordered_bins_are_merged_with_those_of_like_purity() -> None:
     unordered = replace(ONE, ordered=False)
-    found = rows([1.0, 80.0, 90.0, 50.0], [1.0, 1.0, 1.0, 1.0], [0.5, 0.1, 30.0, 20.0])
-    # In the order of s/b: 80, 90, 50, 1. The purest has too few events and joins the next.
+    found = rows([1.0, 80.0, 60.0, 30.0], [1.0, 1.0, 1.0, 1.0], [1.0, 0.1, 30.0, 20.0])
+    # In the order of s/b: 80, 60, 30, 1. The purest has too few events and joins the next.
     groups = unordered.groups(found)[0]
     assert groups[0] == groups[3] == 3
     assert groups.tolist()[1:3] == [1, 2]
@@ -81,10 +87,19 @@ def test_merging_keeps_sums_and_makes_usable_bins(bins, least) -> None:
 
 def test_free_parameters_that_cannot_be_told_apart_have_a_large_finite_loss() -> None:
     two = Measurement(("a", "b"), ("strength of a", "strength of b"), (False, False), mc_stat=False)
-    same = torch.tensor([[[90.0, 80.0], [1.0, 1.0], [3.0, 4.0], [3.0, 4.0]]], dtype=torch.float64)
-    assert 1e2 < float(two.loss(same)) < 1e4
+    same = torch.tensor(
+        [[[90.0, 80.0], [1.0, 1.0], [84.0, 72.0], [1.0, 1.0], [3.0, 4.0], [3.0, 4.0]]], dtype=torch.float64
+    )
+    assert 1e2 < float(two.loss(same)) < 1e6
+    assert float(two.loss(1e6 * same)) > 1.0  # a thousand times better known, and just as degenerate
+    found, good = two.uncertainties(torch.cat([same, same]))
+    assert torch.isinf(found).all()
+    assert not good.any()
     apart = same.clone()
-    apart[0, 3, 0] = 1.0
+    apart[0, 5, 0] = 1.0
+    found, good = two.uncertainties(torch.cat([same, apart]))
+    assert good.tolist() == [False, True]
+    assert float(found[1].sum()) == pytest.approx(float(two.loss(apart)), rel=1e-6)
     assert float(two.loss(apart)) < 20.0
 
 
@@ -123,6 +138,22 @@ def test_the_same_events_with_other_weights_have_little_noise() -> None:
     assert found.noise == pytest.approx(6 * 0.05**2 * 0.25, rel=0.2)
     assert found.shape_effect == pytest.approx(0.0, abs=1e-9)
     assert found.complaint(0.5) is None
+
+
+def test_flat_weights_of_the_same_events_have_no_noise_in_their_shape() -> None:
+    flat = Variation.of_weights(
+        "rate", "background", toy.BACKGROUND, up=toy.BACKGROUND.weight * 1.3, down=toy.BACKGROUND.weight * 0.7
+    )
+    found = noise_of(flat)
+    assert found.shape_noise < 1e-9
+    assert found.complaint(0.5) is None
+
+
+def test_a_variation_without_any_effect_is_no_error() -> None:
+    up, down = (replace(toy.gaussian(1.0, 1000.0, seed, n=500), extra={}) for seed in (7, 8))
+    found = noise_of(Variation("none", "background", up, down), n_bins=1)
+    assert found.effect == 0.0
+    assert "all of its effect" in str(found.complaint(0.5))
 
 
 def test_other_events_are_noisy_and_the_warning_names_them() -> None:

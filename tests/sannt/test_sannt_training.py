@@ -12,9 +12,11 @@ import sannt_toy as toy
 
 import neyman as ny
 from neyman.errors import ConfigError, NeymanWarning, TrainingError
+from neyman.networks import MLP
 from neyman.sannt import (
     KDE,
     SANNT,
+    EdgeKernel,
     EdgeScan,
     Exact,
     Inferno,
@@ -23,6 +25,7 @@ from neyman.sannt import (
     StraightThrough,
     Templates,
     Variation,
+    train,
 )
 from neyman.training import Settings
 from neyman.workspace import SampleModel, from_hists
@@ -171,35 +174,48 @@ def test_same_seed_same_network() -> None:
     np.testing.assert_array_equal(first, second)
 
 
-def test_an_interrupted_training_goes_on(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("stop", "kept"), [(7, "pretraining"), (20 + 7, "training"), (32 + 20 + 3, "training")]
+)
+def test_an_interrupted_training_goes_on(tmp_path: Path, stop: int, kept: str) -> None:
     signals, backgrounds, variations = toy.two_signals(800)
     settings = Settings(steps=12, learning_rate=5e-3, evaluations=6, validation_fraction=0.5)
-    short = Settings(steps=20, learning_rate=1e-2, batch_size=256)
+    short = Settings(steps=20, learning_rate=1e-2, batch_size=256, evaluations=10)
 
-    def train(checkpoints, stop=None):
+    def train(checkpoints, stop=None, **more):
+        seen = []
+
         def progress(step):
+            seen.append(step)
             if stop is not None and step == stop:
                 raise KeyboardInterrupt
 
-        return toy.run(
-            variations,
-            settings,
-            signal_table=signals,
-            backgrounds=backgrounds,
-            classes=toy.CLASSES,
-            pretraining=short,
-            checkpoints=checkpoints,
-            progress=progress,
-        )
+        options = {
+            "signal_table": signals,
+            "backgrounds": backgrounds,
+            "classes": toy.CLASSES,
+            "pretraining": short,
+            "folds": 2,
+        }
+        result = toy.run(variations, settings, checkpoints=checkpoints, progress=progress, **options | more)
+        return result, seen
 
-    whole = train(None)
+    whole, _ = train(None)
     with pytest.raises(KeyboardInterrupt):
-        train(tmp_path, stop=20 + 7)
-    assert [path.name for path in tmp_path.iterdir()] == ["fold0.training.safetensors"]
-    again = train(tmp_path)
+        train(str(tmp_path), stop=stop)
+    fold = 0 if stop < 32 else 1
+    assert (tmp_path / f"fold{fold}.{kept}.safetensors").is_file()
+    with pytest.raises(TrainingError, match="belongs to another training"):
+        train(tmp_path, strengths={"r": ("ggH", "qqH")})
+    again, seen = train(tmp_path)
+    assert len(seen) < 64 - (20 if stop > 20 else 0) - (
+        30 if stop > 32 else 0
+    )  # finished phases are not repeated
     assert not list(tmp_path.iterdir())
-    np.testing.assert_array_equal(whole.score(signals["ggH"]), again.score(signals["ggH"]))
+    for name in signals:
+        np.testing.assert_array_equal(whole.score(signals[name]), again.score(signals[name]))
     assert whole.trained.histories == again.trained.histories
+    assert whole.pretrained.histories == again.pretrained.histories
 
 
 def test_progress_counts_all_steps() -> None:
@@ -326,6 +342,43 @@ def test_two_signals_with_one_strength() -> None:
 
 
 def test_errors_name_the_cause() -> None:
+    for options, message in (
+        ({"direction": "sideways"}, "unknown direction 'sideways'"),
+        ({"filling": EdgeKernel()}, r"filling is EdgeKernel\(.*\n.*Exact\(EdgeKernel"),
+        ({"filling": Exact}, "filling is <class"),
+        ({"classes": [("signal",)]}, "classes is a list"),
+        ({"strengths": ["signal"]}, "strengths is a list"),
+        ({"control": [1]}, "control is a list"),
+        ({"control": {"CR": {"background": [1.0]}}}, "control channel 'CR' has no histograms"),
+        ({"control": {"SR": {}}}, "'SR' has the name of a channel of the network"),
+        ({"region": ""}, "the region is called ''"),
+        ({"settings": {"steps": 3}}, "settings is a dict"),
+        ({"pretraining": None}, "pretraining is a NoneType"),
+        ({"seed": -1}, "the seed is -1"),
+        ({"ensemble": 1.5}, r"at least one member, got 1\.5"),
+        ({"batch": "x"}, "batch is a fraction of the events, got 'x'"),
+        ({"bins": "abc"}, "bins = 'abc'"),
+        ({"bins": [-3.0, 0.0, 3.0]}, r"do not fit scores in \[0, 1\]"),
+        ({"checkpoints": 3}, "checkpoints is a int"),
+        ({"noise": 0.0}, r"noise = 0\.0"),
+        ({"learn_edges": True, "filling": Inferno()}, "learn_edges has no effect with Inferno"),
+        ({"learn_edges": True, "filling": EdgeScan()}, "learn_edges has no effect with EdgeScan"),
+        ({"batch": 0.5, "filling": EdgeScan()}, "batch has no effect with EdgeScan"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            toy.run(**options)
+    with pytest.raises(ConfigError, match="the model is a str"):
+        train("mlp", toy.SIGNAL, {"background": toy.BACKGROUND}, seed=1)
+    with pytest.raises(TrainingError, match="the backgrounds are a EventTable"):
+        toy.run([], backgrounds=toy.BACKGROUND)
+    with pytest.raises(TrainingError, match="process 'signal' is a ndarray"):
+        toy.run([], signal_table=np.zeros((3, 2)))
+    with pytest.raises(TrainingError, match="a variation is a str"):
+        toy.run(["shift"])
+    with pytest.raises(TrainingError, match="a nuisance parameter is called ''"):
+        toy.run([replace(toy.SHIFT, parameter="")])
+    with pytest.raises(TrainingError, match="down of the variation 'shift' is a NoneType"):
+        toy.run([replace(toy.SHIFT, down=None)])
     with pytest.raises(TrainingError, match="the backgrounds are missing"):
         toy.run([], backgrounds={})
     with pytest.raises(TrainingError, match="none named 'signal'"):
@@ -381,14 +434,33 @@ def test_bins_without_positive_expectation_are_merged() -> None:
     held = result.trained.histograms["SR"]
     total = nominal(held["signal"]) + nominal(held["background"])
     assert 2 <= len(total) < 40
-    variance = sum(h[:, "nominal"].variances() for h in held.values())
-    assert (total[1:] ** 2 >= 10.0 * variance[1:] * (1 - 1e-9)).all()
+    background = held["background"][:, "nominal"]
+    assert (background.values()[1:] ** 2 >= 10.0 * background.variances()[1:] * (1 - 1e-9)).all()
 
 
 def test_a_process_in_one_bin_is_reported() -> None:
-    sharp = replace(toy.SIGNAL, x=toy.SIGNAL.x * 1e-3 - 30.0)
+    sharp = replace(toy.SIGNAL, x=toy.SIGNAL.x * 1e-3 + 1.0)
     with pytest.warns(NeymanWarning, match=r"all events of process '\w+' are in bin \d of \d"):
         toy.run([], replace(toy.SETTINGS, steps=1), signal_table=sharp)
+
+
+def test_members_that_cannot_measure_are_left_out() -> None:
+    free = [toy.SHIFT, Normalisation("k", "background", free=True)]
+    settings = replace(toy.SETTINGS, steps=3)
+    pretraining = Settings(steps=3, learning_rate=1e-3, batch_size=64)
+    with pytest.warns(NeymanWarning, match=r"\d+ of 30 networks cannot measure all strengths"):
+        result = train(
+            MLP((3,), "relu"),
+            toy.SIGNAL,
+            {"background": toy.BACKGROUND},
+            variations=free,
+            pretraining=pretraining,
+            settings=settings,
+            ensemble=30,
+            seed=1,
+        )
+    assert 1 <= len(result.pretrained.members) < 30
+    assert np.isfinite(result.trained.uncertainty.total)
 
 
 def test_a_class_of_negative_weight_is_refused() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
+import pyhf
 import pytest
 import sannt_toy as toy
 import torch
@@ -14,7 +15,7 @@ from neyman.errors import TrainingError
 from neyman.sannt import Exact, Measurement, Normalisation, Templates, Variation
 from neyman.sannt.binned import BinnedStack
 from neyman.sannt.objective import ExpectedUncertainty, exact_rows, outputs
-from neyman.sannt.templates import EXPECTED, FIRST, VARIANCE
+from neyman.sannt.rows import EXPECTED, FIRST, VARIANCE
 from neyman.training import held_out
 
 EDGES = torch.linspace(0.0, 1.0, 5, dtype=torch.float64)[None]
@@ -65,7 +66,9 @@ def test_rows_are_the_derivatives_of_the_templates(direction) -> None:
     def of(variation):
         return slope(contents(variation.up, network), contents(variation.down, network), b)
 
-    expected = [s + b, None, s, of(toy.SHIFT), of(WEIGHTS), slope(1.2, 0.9, 1.0) * (s + b), b]
+    rate = RATE.slope(direction)
+    assert rate == pytest.approx(slope(1.2, 0.9, 1.0), rel=0.03)
+    expected = [s + b, None, b, None, s, of(toy.SHIFT), of(WEIGHTS), rate * (s + b), b]
     for row, values in enumerate(expected):
         if values is not None:
             np.testing.assert_allclose(found[row], values, rtol=1e-9, atol=1e-9)
@@ -79,7 +82,7 @@ def test_variations_of_weights_share_the_forward_pass() -> None:
     assert [len(block.keys) for block in both.blocks] == [1, 3, 1, 1]
     rows = both.rows(dtype=torch.float32)
     assert len(rows.x) == 4 * N  # signal, background with its weights, shift up, shift down
-    assert [len(place) for place in rows.places] == [4, 4, 1, 1]
+    assert [len(place) for place in rows.places] == [4, 6, 1, 1]
 
 
 def test_halves_keep_the_yields_and_share_no_event() -> None:
@@ -155,8 +158,13 @@ def test_errors_name_the_cause() -> None:
         templates(replace(toy.SHIFT, process="backgrund"))
     with pytest.raises(TrainingError, match="names the process 'signl'"):
         templates(Normalisation("rate", ("background", "signl")))
-    with pytest.raises(TrainingError, match="process 'background' has two variations of 'shift'"):
-        templates(toy.SHIFT, toy.SHIFT)
+    for twice in (toy.SHIFT, Normalisation("shift", "background")):
+        with pytest.raises(TrainingError, match="process 'background' has two variations of 'shift'"):
+            templates(toy.SHIFT, twice)
+    with pytest.raises(TrainingError, match="process 'signal' has two variations of 'rate'"):
+        templates(Normalisation("rate", ("signal", "signal")))
+    with pytest.raises(TrainingError, match="'signal' is a strength and a nuisance parameter"):
+        templates(replace(toy.SHIFT, parameter="signal"))
     with pytest.raises(TrainingError, match=r"different features\n.*shiftUp of process 'background': x1"):
         templates(replace(toy.SHIFT, up=toy.BACKGROUND.with_features(("x1",))))
     with pytest.raises(TrainingError, match=r"4000 events have weights that sum to -1000\n.*shiftDown"):
@@ -183,4 +191,44 @@ def test_errors_name_the_cause() -> None:
 
 
 def test_row_numbers_are_what_the_measurement_reads() -> None:
-    assert (EXPECTED, VARIANCE, FIRST) == (0, 1, 2)
+    assert (EXPECTED, VARIANCE, FIRST) == (0, 1, 4)
+
+
+@pytest.mark.parametrize(("up", "down"), [(1.05, 0.97), (1.3, 0.7), (2.0, 0.5)])
+def test_slope_of_a_normalisation_is_that_of_a_normsys(up, down) -> None:
+    modifiers = [
+        {"name": "mu", "type": "normfactor", "data": None},
+        {"name": "k", "type": "normsys", "data": {"hi": up, "lo": down}},
+    ]
+    model = pyhf.Model(
+        {"channels": [{"name": "c", "samples": [{"name": "s", "data": [1.0], "modifiers": modifiers}]}]}
+    )
+    place = model.config.par_slice("k").start
+
+    def expected(alpha: float) -> float:
+        x = np.ones(2)
+        x[place] = alpha
+        return float(model.expected_actualdata(x)[0])
+
+    slope = (expected(1e-4) - expected(-1e-4)) / 2e-4
+    assert Normalisation("k", "s", up, down).slope() == pytest.approx(slope, rel=1e-6)
+    assert Normalisation("k", "s", up, down).slope("up") == up - 1.0
+    assert Normalisation("k", "s", up, down).slope("down") == 1.0 - down
+    assert Normalisation("k", "s", free=True).slope() == 1.0
+
+
+def test_the_variance_is_that_of_the_events_that_judge() -> None:
+    both = templates(WEIGHTS, fraction=0.2)
+    half = both.half(held_out=True)
+    network = stack()
+
+    def sums(judge):
+        rows = half.rows(dtype=torch.float64, judge=judge)
+        index = Exact().index(torch.sigmoid(outputs(network, rows.x)), network.edges())
+        return exact_rows(index, rows, 4)[0].sum(dim=1)
+
+    alone, judged = sums(None), sums(both)
+    full = (toy.SIGNAL.weight**2).sum() + (toy.BACKGROUND.weight**2).sum()
+    assert float(judged[VARIANCE]) == pytest.approx(full)
+    assert float(alone[VARIANCE]) > 4.0 * full
+    assert float(judged[3]) == float(alone[3])  # bins are merged by the events that there are

@@ -7,9 +7,7 @@ model file, report.
 from __future__ import annotations
 
 import os
-import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,9 +18,9 @@ from neyman.analysis.ratio_config import RatioConfig, load_ratio_config
 from neyman.analysis.ratio_events import SIDES, RatioEvents, Side, SplitEvents
 from neyman.analysis.run import Reporter, Silent
 from neyman.analysis.simulation import derive
-from neyman.analysis.steps import Stamp, Steps, code_digest, file_key
+from neyman.analysis.steps import Stamp, Steps, code_digest, file_key, noted
 from neyman.analysis.trust import trust, within
-from neyman.errors import NeymanWarning, TrainingError
+from neyman.errors import TrainingError
 from neyman.files import digest, jsonable, read_json, write_json
 from neyman.networks import Model
 from neyman.ratios import DLE, LRE, Density, DensityRatio, Hybrid, Ratio
@@ -234,7 +232,7 @@ class _Job:
                 other.unlink()
 
         def work(part: Path) -> dict[str, Any]:
-            with _noted() as notes:
+            with noted() as notes:
                 done = fit(checkpoint, lambda k: self._reporter.progress(step, k, settings.steps))
             done.model.save(part)
             return {"history": done.history.to_dict(), "warnings": notes}
@@ -350,17 +348,3 @@ def _trained_file(name: str) -> str:
 
 def _histories(trained: dict[str, Stamp]) -> dict[str, Any]:
     return {name: stamp.summary["history"] for name, stamp in trained.items()}
-
-
-@contextmanager
-def _noted() -> Iterator[list[str]]:
-    """Collect neyman's warnings as text; others stay warnings."""
-    notes: list[str] = []
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        yield notes
-    for warning in caught:
-        if issubclass(warning.category, NeymanWarning):
-            notes.append(str(warning.message))
-        else:
-            warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)

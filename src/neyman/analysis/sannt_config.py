@@ -26,6 +26,7 @@ from neyman.analysis.sannt_sections import (
 from neyman.errors import ConfigError, NeymanError, nearest
 from neyman.events import expression
 from neyman.networks import MLP
+from neyman.sannt import ClassConstraint
 from neyman.sannt.training import PRETRAINING, SETTINGS
 from neyman.training import Settings
 from neyman.workspace import Treatment
@@ -53,6 +54,10 @@ class SanntConfig(Section):
         Derivative by a nuisance parameter: half the difference of ``up`` and ``down``, or one side alone.
     batch
         Fraction of the events that have a gradient in a step; all without it.
+    noise
+        A warning names variations whose statistical uncertainty is at least this fraction of their effect.
+    constraint, keep_classes
+        What keeps the meaning of the classes in the second training, and whether anything does.
     classes
         For an output a class: name of the class to its samples and estimates.
     export
@@ -73,6 +78,9 @@ class SanntConfig(Section):
     folds: Literal[1, 2] = 1
     direction: Literal["average", "up", "down"] = "average"
     batch: Annotated[float, Field(gt=0.0, le=1.0)] | None = None
+    noise: Annotated[float, Field(gt=0.0, allow_inf_nan=False)] = 0.5
+    constraint: ClassConstraint = ClassConstraint()
+    keep_classes: bool = True
     classes: dict[Name, tuple[Name, ...]] | None = None
     samples: tuple[SampleSection, ...] = Field(min_length=2)
     data: DataSection | None = None
@@ -108,6 +116,9 @@ class SanntConfig(Section):
         _check_columns(self)
         _check_estimates(self)
         _check_classes(self)
+        taken = {f"{self.region}_{name}" for name in self.classes or ()}
+        for name in taken & set(self.regions):
+            raise ValueError(f"region {name!r} has the name of a class's channel; rename it")
         return self
 
     @property

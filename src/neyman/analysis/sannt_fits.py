@@ -72,8 +72,14 @@ def sannt_workspace(
     WorkspaceError
         When the histograms do not make a workspace, for example with a negative bin.
     """
-    channels = {**(stage.histograms if isinstance(stage, Stage) else stage), **(control or {})}
-    processes = list(dict.fromkeys(name for own in channels.values() for name in own))
+    own = stage.histograms if isinstance(stage, Stage) else stage
+    for name in control or {}:
+        if name in own:
+            raise ConfigError(
+                f"the control channel {name!r} has the name of a channel of the network", fix="rename it"
+            )
+    channels = {**own, **(control or {})}
+    processes = list(dict.fromkeys(name for one in channels.values() for name in one))
     strengths = strengths_of(signals)
     factors: dict[str, list[str]] = {name: [] for name in processes}
     normsys: dict[str, dict[str, tuple[float, float]]] = {name: {} for name in processes}

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+import shutil
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from neyman.analysis.ratio_job import _noted as noted
 from neyman.analysis.run import Reporter, Silent
 from neyman.analysis.sannt_config import SanntConfig, load_sannt_config
 from neyman.analysis.sannt_events import SanntEvents, SelectedEvents
@@ -26,9 +26,9 @@ from neyman.analysis.sannt_model import (
     variations,
 )
 from neyman.analysis.simulation import derive
-from neyman.analysis.steps import Stamp, Steps, code_digest
+from neyman.analysis.steps import Stamp, Steps, code_digest, noted
 from neyman.errors import WorkspaceError
-from neyman.files import jsonable, read_json, write_json
+from neyman.files import digest, jsonable, read_json, write_json
 from neyman.sannt import SANNT, train
 from neyman.workspace import Draft, Treated, read
 
@@ -123,7 +123,11 @@ class _Job:
         results: dict[str, Any] = {
             "sannt": trained.summary["result"],
             **fitted.summary,
-            "warnings": list(dict.fromkeys([*noted_events, *trained.summary["warnings"]])),
+            "warnings": list(
+                dict.fromkeys(
+                    [*noted_events, *trained.summary["warnings"], *_lost(workspace.summary["closure"])]
+                )
+            ),
             "treatment": workspace.summary["treatment"],
             "closure of the yields": workspace.summary["closure"],
             "events": trained.summary["events"],
@@ -148,7 +152,8 @@ class _Job:
     def _train(self, events: SelectedEvents) -> Stamp:
         config = self._config
         used = {
-            "network", "pretraining", "settings", "bins", "filling", "ensemble", "folds", "direction", "batch",
+            "network", "pretraining", "settings", "bins", "filling", "ensemble", "folds", "direction", "batch", "noise",
+            "constraint", "keep_classes",
             "classes", "samples", "estimates", "measurement", "systematics", "regions",
         }  # fmt: skip
         key = (
@@ -160,10 +165,18 @@ class _Job:
             config.pretraining.steps + (0 if config.filling.kind == "scan" else config.settings.steps)
         )
 
+        # Named after the training: that of a job with other settings must not stop this one.
+        checkpoints = self._steps.scratch(f"checkpoints.{digest(key)[:12]}")
+        for other in checkpoints.parent.glob("checkpoints.*"):
+            if other != checkpoints:
+                shutil.rmtree(other)
+
         def work(folder: Path) -> dict[str, Any]:
             folder.mkdir()
             with noted() as notes:
-                result = self._trained(events, lambda k: self._reporter.progress("train", k, total))
+                result = self._trained(
+                    events, checkpoints, lambda k: self._reporter.progress("train", k, total)
+                )
             data = events.data()
             counts: dict[str, Any] = {}
             for stage, name in STAGES.items():
@@ -179,7 +192,7 @@ class _Job:
 
         return self._steps.do("train", _TRAINING, key, work)
 
-    def _trained(self, events: SelectedEvents, progress: Any) -> SANNT:
+    def _trained(self, events: SelectedEvents, checkpoints: Path, progress: Any) -> SANNT:
         config = self._config
         tables = {name: bare(events.table(name)) for name in config.processes}
         classes = config.classes
@@ -209,7 +222,9 @@ class _Job:
             folds=config.folds,
             ensemble=config.ensemble,
             seed=self._seed("training"),
-            checkpoints=self._steps.scratch("checkpoints"),
+            noise=config.noise,
+            constraint=config.constraint if config.keep_classes else None,
+            checkpoints=checkpoints,
             progress=progress,
         )
 
@@ -327,6 +342,12 @@ class _Job:
 
     def _seed(self, label: str) -> int:
         return derive(self._config.measurement.seed, label)
+
+
+def _lost(closure: Sequence[Mapping[str, Any]]) -> list[str]:
+    return [
+        f"the workspace does not hold {one['name']}: {one['reason']}" for one in closure if not one["passed"]
+    ]
 
 
 def _present(observed: Mapping[str, Any]) -> dict[str, Any]:

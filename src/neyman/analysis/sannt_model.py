@@ -18,7 +18,7 @@ from neyman.sannt import Normalisation, Variation
 from neyman.training import held_out
 from neyman.workspace import Treated
 
-_FLOOR = 1e-6  # events; the export refuses negative bins, or sets what the user wants
+_UNRELATED = 1 << 61
 
 
 def normalisations(config: SanntConfig) -> list[Normalisation]:
@@ -38,14 +38,25 @@ def variations(
 ) -> list[Variation]:
     """What changes the events of the processes."""
     out = []
+    files = {one.name for one in config.systematics if one.files is not None}
     for process in config.processes:
         table = tables[process]
         out += [
             Variation.of_weights(name, process, table, up=up, down=down)
             for name, (up, down) in events.weights(process).items()
         ]
-        out += [Variation(name, process, up, down) for name, (up, down) in events.tables(process).items()]
+        out += [
+            # Events of other files are other events, though they have the same numbers.
+            Variation(name, process, _renumbered(up, 1), _renumbered(down, 2))
+            if name in files
+            else Variation(name, process, up, down)
+            for name, (up, down) in events.tables(process).items()
+        ]
     return out
+
+
+def _renumbered(table: EventTable, side: int) -> EventTable:
+    return replace(table, extra=dict(table.extra) | {ENTRY: table.extra[ENTRY] + side * _UNRELATED})
 
 
 def bare(table: EventTable) -> EventTable:

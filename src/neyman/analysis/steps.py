@@ -10,6 +10,7 @@ import fcntl
 import os
 import shutil
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -18,7 +19,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from neyman.errors import ConfigError, InputError
+from neyman.errors import ConfigError, InputError, NeymanWarning
 from neyman.files import atomic, digest, read_json, sha256, write_json
 
 _STATE = ".neyman"
@@ -169,3 +170,17 @@ def file_key(path: str | os.PathLike[str]) -> tuple[str, str]:
         return Path(path).name, sha256(path)
     except OSError as error:
         raise InputError(f"cannot read {Path(path).name}: {error.strerror}", where=str(path)) from error
+
+
+@contextmanager
+def noted() -> Iterator[list[str]]:
+    """Collect neyman's warnings as text; others stay warnings."""
+    notes: list[str] = []
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        yield notes
+    for warning in caught:
+        if issubclass(warning.category, NeymanWarning):
+            notes.append(str(warning.message))
+        else:
+            warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)

@@ -88,6 +88,9 @@ class Intervals:
         return (self.low <= truth) & (truth <= self.high)
 
 
+_FAR = 100.0  # in units of the fitted range
+
+
 def intervals(
     values: ArrayLike, profile: ArrayLike, *, rise: float = 0.5, order: int = 4, within: float | None = 2.0
 ) -> Intervals:
@@ -144,6 +147,8 @@ def intervals(
     best = _minimum(fitted, *ends)
     level = np.polynomial.polynomial.polyval(best, fitted.T, tensor=False) + rise
     crossings = _roots(np.concatenate([fitted[:, :1] - level[:, None], fitted[:, 1:]], axis=1))
+    # Coefficients of the size of rounding make crossings that far away, where the fit says nothing.
+    crossings = np.where(np.abs(crossings) < _FAR, crossings, np.nan)
     below, above = crossings <= best[:, None], crossings >= best[:, None]
     low = np.where(below, crossings, -np.inf).max(axis=1)
     high = np.where(above, crossings, np.inf).min(axis=1)

@@ -66,8 +66,11 @@ class Bins(BaseModel):
         for own in self.edges:
             if len(own) != n_bins + 1 or not (np.diff(own) > 0.0).all() or not np.isfinite(own).all():
                 raise ValueError("edges must be finite and ascend, as many in every class")
-        if not all(0 <= group < len(self.groups) for group in self.groups):
-            raise ValueError("a group is not the number of a bin")
+        for k, group in enumerate(self.groups):
+            if not 0 <= group < len(self.groups) or group // n_bins != k // n_bins:
+                raise ValueError(f"bin {k} belongs to the group {group} of another class")
+            if self.assignment == "score" and k % n_bins and group < self.groups[k - 1]:
+                raise ValueError("groups of neighbouring scores must ascend")
         return self
 
     @property
@@ -242,7 +245,30 @@ class Classifier:
                 where=str(place),
                 expected="sannt.safetensors, or fold0.safetensors and fold1.safetensors",
             )
+        _check_consistent(models, bins, place)
         return cls(tuple(models), tuple(bins))
+
+
+def _check_consistent(models: Sequence[Model], bins: Sequence[Bins], place: Path) -> None:
+    """Networks of two folds must agree in all but their edges, and outputs must be what bins are made of."""
+    same = {"edges", "fold"}
+    for model, own in zip(models, bins, strict=True):
+        if model.features != models[0].features or own.model_dump(exclude=same) != bins[0].model_dump(
+            exclude=same
+        ):
+            raise WorkspaceError(
+                f"the networks at {place.name!r} are not the two of one training",
+                where=str(place),
+                expected="the same features, region, classes, groups and seed",
+            )
+        n_bins = len(own.edges[0]) - 1
+        expected = n_bins if own.assignment == "argmax" else max(1, len(own.classes))
+        if model.description.outputs != expected:
+            raise WorkspaceError(
+                f"a network at {place.name!r} has {model.description.outputs} outputs for {expected}",
+                where=str(place),
+                expected="one output a class, or a bin",
+            )
 
 
 def _raw(model: Model, x: NDArray[np.float32]) -> NDArray[np.float32]:

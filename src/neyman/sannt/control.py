@@ -60,8 +60,8 @@ def control_information(
     order = [*templates.strengths, *templates.parameters]
     total = torch.zeros(len(order), len(order), dtype=torch.float64)
     for channel, own in channels.items():
-        expected = variance = np.zeros(1)
-        jacobian = np.zeros((1, len(order)))
+        expected = variance = np.zeros(0)
+        jacobian = np.zeros((0, len(order)))
         for process, h in own.items():
             where = f"control channel {channel!r}, process {process!r}"
             if process not in templates.processes:
@@ -71,7 +71,10 @@ def control_information(
                     fix=f"nearest: {nearest(process, templates.processes)}",
                 )
             nominal, spread, varied = _contents(h, where)
-            if expected.shape not in ((1,), nominal.shape):
+            if not len(expected):
+                expected, variance = np.zeros(len(nominal)), np.zeros(len(nominal))
+                jacobian = np.zeros((len(nominal), len(order)))
+            if expected.shape != nominal.shape:
                 raise TrainingError(
                     f"{len(nominal)} bins, where another process has {len(expected)}", where=where
                 )
@@ -82,8 +85,8 @@ def control_information(
             for parameter, (up, down) in varied.items():
                 slopes[:, order.index(parameter)] += _slope(up, down, nominal, direction)
             for one in templates.normalisations:
-                factor = 1.0 if one.free else float(_slope(one.up, one.down, 1.0, direction))
-                slopes[:, order.index(one.parameter)] += factor * nominal * one.processes.count(process)
+                if process in one.processes:
+                    slopes[:, order.index(one.parameter)] += one.slope(direction) * nominal
             jacobian = jacobian + slopes
         try:
             total += fisher_information(
@@ -108,6 +111,13 @@ def _categories(h: hist.Hist[Any]) -> list[str]:
 
 
 def _contents(h: hist.Hist[Any], where: str) -> tuple[Array, Array, dict[str, tuple[Array, Array]]]:
+    axes = [axis.name for axis in h.axes]
+    if len([name for name in axes if name != "variation"]) != 1:
+        raise TrainingError(
+            f"the histogram has the axes {', '.join(axes)}",
+            where=where,
+            expected="one axis beside 'variation'",
+        )
     categories = _categories(h)
     if NOMINAL not in categories:
         raise TrainingError(
@@ -123,9 +133,15 @@ def _contents(h: hist.Hist[Any], where: str) -> tuple[Array, Array, dict[str, tu
         return values, values if variances is None else np.asarray(variances, dtype=np.float64)
 
     varied = {}
-    for name in sorted({c.removesuffix("Up") for c in categories if c.endswith("Up")}):
-        if f"{name}Down" not in categories:
-            raise TrainingError(f"the variation {name!r} has no {name}Down", where=where)
+    names = [c for c in categories if c != NOMINAL]
+    for name in sorted({c.removesuffix("Up") if c.endswith("Up") else c.removesuffix("Down") for c in names}):
+        for side in ("Up", "Down"):
+            if f"{name}{side}" not in categories:
+                raise TrainingError(f"the variation {name!r} has no {name}{side}", where=where)
         varied[name] = one(f"{name}Up")[0], one(f"{name}Down")[0]
     nominal, spread = one(NOMINAL)
+    if not (np.isfinite(nominal).all() and (spread >= 0.0).all()):
+        raise TrainingError(
+            "the nominal histogram has contents that are not finite, or negative variances", where=where
+        )
     return nominal, spread, varied

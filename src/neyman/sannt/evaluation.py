@@ -92,8 +92,8 @@ def evaluate(
     )
     return Stage(
         classifier,
-        _uncertainty(measurement, merged, grouped=True)[0],
-        tuple(_uncertainty(measurement, members)),
+        _uncertainty(measurement, merged),
+        _members(measurement, members),
         _impacts(measurement, merged),
         _histograms(classifier, [fold.evaluation for fold in folds]),
         tuple(fold.history for fold in folds),
@@ -101,7 +101,13 @@ def evaluate(
 
 
 def stage_warnings(
-    stage: Stage, folds: Sequence[Templates], measurement: Measurement, name: str, share: float
+    stage: Stage,
+    folds: Sequence[Templates],
+    measurement: Measurement,
+    *,
+    name: str,
+    share: float,
+    n_members: int,
 ) -> dict[tuple[str, ...], str]:
     """Say what is wrong with the bins of a stage, by subject: noisy variations, processes in one bin."""
     classifier = stage.classifier
@@ -119,6 +125,18 @@ def stage_warnings(
         (one.process, one.parameter): text for one in noise if (text := one.complaint(share)) is not None
     }
     empty = [channel for channel in classifier.channels if channel not in stage.histograms]
+    if lost := n_members - len(stage.members):
+        notes["members", name] = (
+            f"{lost} of {n_members} networks cannot measure all strengths and are left out of the spread ({name})"
+        )
+    notes |= {
+        (
+            "one bin",
+            channel,
+        ): f"only one bin is left in {channel}: the fit is a counting experiment there ({name})"
+        for channel in stage.histograms
+        if classifier.n_bins(channel) == 1
+    }
     notes |= {("empty", channel): f"no events are left in {channel} ({name})" for channel in empty}
     full = measurement.check_processes(contents)
     return notes | {("full", process): f"{text} ({name})" for process, text in full.items()}
@@ -133,17 +151,33 @@ def _rows(fold: Fold, filling: Filling, direction: Direction) -> torch.Tensor:
         return exact_rows(index, rows, edges.shape[1] * (edges.shape[2] - 1)).cpu()
 
 
-def _uncertainty(measurement: Measurement, rows: torch.Tensor, *, grouped: bool = False) -> list[Uncertainty]:
-    merged = rows if grouped else measurement.merged(rows)
+def _uncertainty(measurement: Measurement, merged: torch.Tensor) -> Uncertainty:
+    """Of the exported networks; raises when their bins cannot measure all strengths."""
     chosen = range(len(measurement.signals))
     total, statistical = (
-        uncertainties(measurement.information(merged, statistical=s), chosen, measurement.parameters).tolist()
+        uncertainties(measurement.information(merged, statistical=s), chosen, measurement.parameters)[
+            0
+        ].tolist()
         for s in (False, True)
     )
-    return [
-        Uncertainty(sum(t), sum(s), dict(zip(measurement.signals, zip(t, s, strict=True), strict=True)))
-        for t, s in zip(total, statistical, strict=True)
-    ]
+    return _record(measurement, total, statistical)
+
+
+def _members(measurement: Measurement, rows: torch.Tensor) -> tuple[Uncertainty, ...]:
+    """Of all members that can measure all strengths."""
+    (total, good), (statistical, also) = (
+        measurement.uncertainties(rows, statistical=s) for s in (False, True)
+    )
+    return tuple(
+        _record(measurement, t, s)
+        for t, s, usable in zip(total.tolist(), statistical.tolist(), (good & also).tolist(), strict=True)
+        if usable
+    )
+
+
+def _record(measurement: Measurement, total: list[float], statistical: list[float]) -> Uncertainty:
+    pairs = zip(total, statistical, strict=True)
+    return Uncertainty(sum(total), sum(statistical), dict(zip(measurement.signals, pairs, strict=True)))
 
 
 def _impacts(measurement: Measurement, merged: torch.Tensor) -> dict[str, dict[str, float]]:

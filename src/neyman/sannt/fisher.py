@@ -53,6 +53,13 @@ def fisher_information(
     TrainingError
         When an expectation is negative, or zero where its derivative is not. Empty bins carry no information.
     """
+    if variance is not None and (
+        variance.shape[-1] != expected.shape[-1] or not bool((variance >= 0.0).all())
+    ):
+        raise TrainingError(
+            f"the variance of shape {tuple(variance.shape)} has negative values or another number of bins",
+            expected=f"{expected.shape[-1]} bins, none negative",
+        )
     if jacobian.shape[-2:] != (expected.shape[-1], len(constrained)):
         raise TrainingError(
             f"the Jacobian has shape {tuple(jacobian.shape)}",
@@ -134,6 +141,14 @@ def covariance(information: torch.Tensor, names: Sequence[str] | None = None) ->
     return inverse * scale[..., :, None] * scale[..., None, :]
 
 
+def invertible(information: torch.Tensor) -> torch.Tensor:
+    """Return which information matrices have an inverse, bool ``(...)``."""
+    factor, failed, _ = _cholesky(torch.nan_to_num(information.detach(), nan=-1.0))
+    pivots = factor.diagonal(dim1=-2, dim2=-1)
+    good: torch.Tensor = (failed == 0) & (pivots > _SMALLEST_PIVOT).all(dim=-1)
+    return good
+
+
 def usable_bins(expected: torch.Tensor, jacobian: torch.Tensor) -> torch.Tensor:
     """Return which bins a fit can use, bool ``(..., n_bins)``: positive, or empty and filled by no parameter."""
     return (expected > 0.0) | ((expected == 0.0) & (jacobian == 0.0).all(dim=-1))
@@ -141,14 +156,19 @@ def usable_bins(expected: torch.Tensor, jacobian: torch.Tensor) -> torch.Tensor:
 
 def _factor(information: torch.Tensor, names: Sequence[str] | None) -> tuple[torch.Tensor, torch.Tensor]:
     """Cholesky factor of the information scaled to a unit diagonal, and the scale."""
-    diagonal = information.diagonal(dim1=-2, dim2=-1)
-    scale = torch.where(diagonal > 0.0, diagonal, 1.0).rsqrt()
-    factor, failed = torch.linalg.cholesky_ex(information * scale[..., :, None] * scale[..., None, :])
+    factor, failed, scale = _cholesky(information)
     pivots = factor.detach().diagonal(dim1=-2, dim2=-1)
     if bool((failed > 0).any()) or not bool((pivots > _SMALLEST_PIVOT).all()):
         n = information.shape[-1]
         raise _singular(information.detach(), names or [f"parameter {i}" for i in range(n)])
     return factor, scale
+
+
+def _cholesky(information: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    diagonal = information.diagonal(dim1=-2, dim2=-1)
+    scale = torch.where(diagonal > 0.0, diagonal, 1.0).rsqrt()
+    factor, failed = torch.linalg.cholesky_ex(information * scale[..., :, None] * scale[..., None, :])
+    return factor, failed, scale
 
 
 def _singular(information: torch.Tensor, names: Sequence[str]) -> TrainingError:

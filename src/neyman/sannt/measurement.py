@@ -9,10 +9,11 @@ import torch
 from numpy.typing import NDArray
 
 from neyman.errors import TrainingError
-from neyman.sannt.fisher import fisher_information, uncertainties, usable_bins
-from neyman.sannt.templates import EXPECTED, FIRST, VARIANCE, Templates
+from neyman.sannt.fisher import fisher_information, invertible, uncertainties, usable_bins
+from neyman.sannt.rows import BACKGROUND, BACKGROUND_VARIANCE, EXPECTED, FIRST, VARIANCE
+from neyman.sannt.templates import Templates
 
-_WEAK = 1e-6
+_WEAK = 1e-8
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,8 @@ class Measurement:
     mc_stat
         Whether the statistics of the simulation are part of the uncertainty (one factor a bin).
     min_effective
-        Bins with fewer effective events, :math:`(\\sum w)^2 / \\sum w^2`, are merged with the next.
+        Bins with fewer effective events of the backgrounds, :math:`(\\sum w)^2 / \\sum w^2`, are merged with the next:
+        a bin is no purer than its simulated background can tell.
     control
         Information of other channels on the parameters, ``(n_parameters, n_parameters)``.
     ordered
@@ -57,7 +59,7 @@ class Measurement:
         """Return to which bin of the fit each bin belongs.
 
         From the end of the highest scores on, bins are taken together until they have a positive expectation and
-        enough effective events; what is left over joins the last bin that was made.
+        enough effective background events; what is left over joins the last bin that was made.
 
         Parameters
         ----------
@@ -68,7 +70,9 @@ class Measurement:
         -------
         Shape ``(n_members, n_classes * n_bins)``; a group's number is that of its lowest bin.
         """
-        expected, variance = (rows[:, k].detach().cpu().numpy() for k in (EXPECTED, VARIANCE))
+        expected, background, variance = (
+            rows[:, k].detach().cpu().numpy() for k in (EXPECTED, BACKGROUND, BACKGROUND_VARIANCE)
+        )
         n_bins = expected.shape[1] // self.n_classes
         out = np.empty(expected.shape, dtype=np.int64)
         for m in range(len(expected)):
@@ -80,20 +84,25 @@ class Measurement:
                 order = np.argsort(fraction, kind="stable")
             for c in range(self.n_classes):
                 own = order[c * n_bins : (c + 1) * n_bins]
-                out[m, own] = self._merged(own, expected[m, own], variance[m, own])
+                out[m, own] = self._merged(own, expected[m, own], background[m, own], variance[m, own])
         return out
 
     def _merged(
-        self, bins: NDArray[np.int64], expected: NDArray[np.float64], variance: NDArray[np.float64]
+        self,
+        bins: NDArray[np.int64],
+        expected: NDArray[np.float64],
+        background: NDArray[np.float64],
+        variance: NDArray[np.float64],
     ) -> NDArray[np.int64]:
         """Group bins from the last one down, each named after its lowest bin in the order given."""
         starts: list[int] = []
-        total = spread = 0.0
+        total = sum_ = spread = 0.0
         for k in range(len(bins) - 1, -1, -1):
-            total, spread = total + expected[k], spread + variance[k]
-            if total > 0.0 and total * total >= self.min_effective * spread:
+            total, sum_, spread = total + expected[k], sum_ + background[k], spread + variance[k]
+            enough = self.min_effective == 0.0 or (sum_ > 0.0 and sum_ * sum_ >= self.min_effective * spread)
+            if total > 0.0 and enough:
                 starts.append(k)
-                total = spread = 0.0
+                total = sum_ = spread = 0.0
         if not starts:
             starts = [0]
         starts[-1] = 0
@@ -137,14 +146,30 @@ class Measurement:
     def loss(self, rows: torch.Tensor) -> torch.Tensor:
         """Return the sum of the uncertainties of the signals' strengths, ``(n_members,)``.
 
-        Free parameters have a constraint of width 1,000 here: networks in which two of them cannot be told apart have
-        a large loss, out of which a training finds, and no error.
+        Every parameter has a weak constraint here, 10,000 times wider than what its own bins say: networks in which
+        two free parameters cannot be told apart have a large loss, out of which a training finds, and no error.
         """
         information = self.information(self.merged(rows))
-        free = [0.0 if constrained else _WEAK for constrained in self.constrained]
-        weak = torch.diag(torch.tensor(free, dtype=information.dtype, device=information.device))
+        own = information.detach().diagonal(dim1=-2, dim2=-1)
+        weak = torch.diag_embed(torch.where(own > 0.0, _WEAK * own, 1.0))
         found = uncertainties(information + weak, range(len(self.signals)), self.parameters)
         return found.sum(dim=-1)
+
+    def uncertainties(
+        self, rows: torch.Tensor, *, statistical: bool = False
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the expected uncertainty of each signal's strength, and for which members there is one.
+
+        Returns
+        -------
+        float64 ``(n_members, n_signals)``, infinite where the information is singular, and bool ``(n_members,)``.
+        """
+        information = self.information(self.merged(rows), statistical=statistical)
+        good = invertible(information)
+        found = information.new_full((len(rows), len(self.signals)), torch.inf)
+        if bool(good.any()):
+            found[good] = uncertainties(information[good], range(len(self.signals)), self.parameters)
+        return found, good
 
     def usable(self, rows: torch.Tensor) -> torch.Tensor:
         """Return which members have bins that a fit can use, bool ``(n_members,)``."""
@@ -158,7 +183,7 @@ class Measurement:
         for process, values in contents.items():
             total = values.sum()
             full = np.flatnonzero(values > 0.999 * total)
-            if len(values) > 1 and len(full):
+            if len(full):
                 notes[process] = (
                     f"all events of process {process!r} are in bin {int(full[0])} of {len(values)}: the fit is a "
                     "counting experiment for it; train for fewer steps or at a lower rate, or use other bins"

@@ -46,10 +46,15 @@ class Noise:
             ("effect on the shape", self.shape_effect, self.shape_noise),
         ):
             if noise > _NEGLIGIBLE and noise >= share**2 * effect:
+                size = (
+                    f"{100.0 * np.sqrt(noise / effect):.0f}% of its {what}"
+                    if effect > 0.0
+                    else f"all of its {what}"
+                )
                 return (
                     f"the variation {self.parameter!r} of process {self.process!r} has a statistical uncertainty of "
-                    f"{100.0 * np.sqrt(noise / effect):.0f}% of its {what}: a training lowers the effect of "
-                    "fluctuations too; use more events, a normalisation, or weights of the nominal events"
+                    f"{size}: a training lowers the effect of fluctuations too; use more events, a normalisation, or "
+                    "weights of the nominal events"
                 )
         return None
 
@@ -70,56 +75,54 @@ def variation_noise(templates: Templates, bins: list[Index], n_bins: int, expect
     """
     place = {key: (k, row) for k, block in enumerate(templates.blocks) for row, key in enumerate(block.keys)}
     usable = expected > 0.0
+    weight = np.where(usable, 1.0 / np.where(usable, expected, 1.0), 0.0)
     out = []
     for (process, category), (k_up, row_up) in place.items():
         if not category.endswith("Up"):
             continue
         parameter = category.removesuffix("Up")
-        k_down, row_down = place[process, f"{parameter}Down"]
-        up = templates.blocks[k_up], bins[k_up], templates.blocks[k_up].weight[row_up]
-        down = templates.blocks[k_down], bins[k_down], templates.blocks[k_down].weight[row_down]
-        aligned = (process, parameter) in templates.paired
-        effect, variance = _difference(up, down, n_bins, same=k_up == k_down, aligned=aligned)
-        k, row = place[process, NOMINAL]
-        nominal = np.bincount(bins[k], templates.blocks[k].weight[row], minlength=n_bins)
-        norm = effect.sum() / nominal.sum()
-        shape = effect - norm * nominal
-        weight = np.where(usable, 1.0 / np.where(usable, expected, 1.0), 0.0)
-        share = nominal / nominal.sum()
-        # Bin i loses its part p_i of the total: (1 - p_i) of its own fluctuation and -p_i of the others' remain.
-        shape_variance = (1.0 - 2.0 * share) * variance + share**2 * variance.sum()
-        out.append(
-            Noise(
-                process,
-                parameter,
-                float(weight @ effect**2),
-                float(weight @ variance),
-                float(weight @ shape**2),
-                float(weight @ np.maximum(shape_variance, 0.0)),
-            )
+        up, down, nominal = (
+            _Template(k, templates.blocks[k], bins[k], templates.blocks[k].weight[row], n_bins)
+            for k, row in ((k_up, row_up), place[process, f"{parameter}Down"], place[process, NOMINAL])
         )
+        aligned = (process, parameter) in templates.paired
+        effect = 0.5 * (up.contents - down.contents)
+        variance = 0.25 * (up.variance + down.variance) - 0.5 * _together(up, down, aligned)
+        norm = effect.sum() / nominal.contents.sum()
+        shape = effect - norm * nominal.contents
+        # Of (up - down) / 2 - norm * nominal: events that are in all three fluctuate together.
+        both = 0.5 * (_together(up, nominal, aligned) - _together(down, nominal, aligned))
+        own = variance + norm**2 * nominal.variance - 2.0 * norm * both
+        share = nominal.contents / nominal.contents.sum()
+        # Bin i loses its part p_i of the total: (1 - p_i) of its own fluctuation and -p_i of the others' remain.
+        shape_variance = (1.0 - 2.0 * share) * own + share**2 * own.sum()
+        rounding = 1e-12 * float(weight @ nominal.contents**2)
+        sums = (
+            float(weight @ effect**2),
+            float(weight @ np.maximum(variance, 0.0)),
+            float(weight @ shape**2),
+            float(weight @ np.maximum(shape_variance, 0.0)),
+        )
+        out.append(Noise(process, parameter, *(x if x > rounding else 0.0 for x in sums)))
     return out
 
 
-def _difference(
-    up: tuple[Block, Index, Array],
-    down: tuple[Block, Index, Array],
-    n_bins: int,
-    *,
-    same: bool,
-    aligned: bool,
-) -> tuple[Array, Array]:
-    """Half the difference of up and down in each bin, and its variance; events on both sides fluctuate together."""
-    (block_u, bin_u, w_u), (block_d, bin_d, w_d) = up, down
-    effect = 0.5 * (np.bincount(bin_u, w_u, minlength=n_bins) - np.bincount(bin_d, w_d, minlength=n_bins))
-    variance = 0.25 * (
-        np.bincount(bin_u, w_u**2, minlength=n_bins) + np.bincount(bin_d, w_d**2, minlength=n_bins)
-    )
-    rows_u, rows_d = _matched(block_u, block_d, same=same, aligned=aligned)
-    together = bin_u[rows_u] == bin_d[rows_d]
-    rows_u, rows_d = rows_u[together], rows_d[together]
-    common = np.bincount(bin_u[rows_u], w_u[rows_u] * w_d[rows_d], minlength=n_bins)
-    return effect.astype(np.float64), np.maximum(variance - 0.5 * common, 0.0)
+class _Template:
+    """Contents of one template and their variances."""
+
+    def __init__(self, number: int, block: Block, bins: Index, weight: Array, n_bins: int) -> None:
+        self.number, self.block, self.bins, self.weight, self.n_bins = number, block, bins, weight, n_bins
+        self.contents = np.bincount(bins, weight, minlength=n_bins).astype(np.float64)
+        self.variance = np.bincount(bins, weight**2, minlength=n_bins).astype(np.float64)
+
+
+def _together(a: _Template, b: _Template, aligned: bool) -> Array:
+    """Covariance of two templates in each bin: events that are there in both."""
+    rows_a, rows_b = _matched(a.block, b.block, same=a.number == b.number, aligned=aligned)
+    there = a.bins[rows_a] == b.bins[rows_b]
+    rows_a, rows_b = rows_a[there], rows_b[there]
+    products = a.weight[rows_a] * b.weight[rows_b]
+    return np.bincount(a.bins[rows_a], products, minlength=a.n_bins).astype(np.float64)
 
 
 def _matched(up: Block, down: Block, *, same: bool, aligned: bool) -> tuple[Index, Index]:

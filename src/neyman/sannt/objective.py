@@ -21,7 +21,7 @@ from neyman.sannt.binned import BinnedStack
 from neyman.sannt.filling import Filling
 from neyman.sannt.histogram import filled
 from neyman.sannt.measurement import Measurement
-from neyman.sannt.templates import Rows
+from neyman.sannt.rows import Rows
 from neyman.training import Objective
 
 _CHUNK = 1 << 14
@@ -131,20 +131,19 @@ class ExpectedUncertainty(Objective):
 
     def loss(self, network: BinnedStack, step: int) -> torch.Tensor:  # type: ignore[override]
         """Return the members' losses, shape ``(n_members,)``."""
-        rows = self._training
+        rows, held = self._training, self._held
         if self._batch is None:
-            out = outputs(network, rows.x)
-            contents = self._contents(network, out, rows)
+            contents, entropy = self._filled(network, rows)
         else:
             with torch.no_grad():
-                exact = self._contents(network, outputs(network, rows.x), rows)
-            rows = _part(rows, self._batch, (self._seed, step))
-            out = outputs(network, rows.x)
-            some = self._contents(network, out, rows)
-            contents = exact + (some - some.detach())
+                contents, entropy = self._filled(network, rows)
+            # Values of all events, gradients of some.
+            some, some_entropy = self._filled(network, _part(rows, self._batch, (self._seed, step)))
+            contents = contents + (some - some.detach())
+            entropy = entropy + (some_entropy - some_entropy.detach())
         loss = self._measurement.loss(contents)
-        if (held := self._held) is not None:
-            excess = class_entropy(out, rows, held.classes) - held.limit
+        if held is not None:
+            excess = entropy - held.limit
             loss = loss + held.omega.clone() * excess.clamp_min(0.0)
             with torch.no_grad():
                 held.omega.copy_(torch.where(excess > 0.0, held.omega + held.rate * excess, 0.0))
@@ -170,6 +169,12 @@ class ExpectedUncertainty(Objective):
     def tensors(self) -> dict[str, torch.Tensor]:
         """What a checkpoint keeps beside the networks."""
         return {} if self._held is None else {"omega": self._held.omega}
+
+    def _filled(self, network: BinnedStack, rows: Rows) -> tuple[torch.Tensor, torch.Tensor]:
+        """Contents, and the cross-entropy of the classes if there is a constraint on it."""
+        out = outputs(network, rows.x)
+        entropy = out.new_zeros(()) if self._held is None else class_entropy(out, rows, self._held.classes)
+        return self._contents(network, out, rows), entropy
 
     def _contents(self, network: BinnedStack, out: torch.Tensor, rows: Rows) -> torch.Tensor:
         edges, scores = network.edges(), self._filling.scores(out)

@@ -11,7 +11,7 @@ from neyman.sannt.binned import BinnedStack
 from neyman.sannt.filling import Exact
 from neyman.sannt.measurement import Measurement
 from neyman.sannt.objective import exact_rows, outputs
-from neyman.sannt.templates import Rows
+from neyman.sannt.rows import Rows
 
 _UNUSABLE = float("inf")
 

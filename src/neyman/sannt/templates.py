@@ -1,16 +1,14 @@
-"""The expected bins of a measurement as functions of a network: nominal templates and what varies them.
+"""`Templates`: the events of all nominal templates and variations of a measurement.
 
-`Templates` holds the events of all templates and chooses those that train, select or evaluate. `Rows` are tensors
-ready to be filled: for each block of events that share their features, the weights of the sums that a Fisher
-information needs. Variations that change the weights alone share the features, and so the forward pass, of the nominal
-events.
+It chooses those that train, select or judge. Variations that change the weights alone share the features, and so the
+forward pass, of the nominal events.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import torch
@@ -22,14 +20,13 @@ from neyman.events.draws import uniform
 from neyman.sannt.variations import Normalisation, Variation
 from neyman.training import held_out
 
+if TYPE_CHECKING:
+    from neyman.sannt.rows import Rows
+
 NOMINAL = "nominal"
 Direction = Literal["average", "up", "down"]
+DIRECTIONS = ("average", "up", "down")
 Key = tuple[str, str]  # process and category: nominal, NAMEUp or NAMEDown
-EXPECTED, VARIANCE, FIRST = (
-    0,
-    1,
-    2,
-)  # rows: the expectation, its variance, then signals and nuisance parameters
 
 
 @dataclass(frozen=True)
@@ -58,34 +55,6 @@ class Block:
     entry: NDArray[np.int64] | None
     second: NDArray[np.bool_]
     held_out: NDArray[np.bool_]
-
-
-@dataclass(frozen=True)
-class Rows:
-    """Weights of the sums over events that a Fisher information needs.
-
-    Parameters
-    ----------
-    x
-        Features of all blocks, ``(n_events, n_features)``.
-    sizes
-        Events of each block.
-    weights
-        For each block, the weights of its rows, ``(n_block_rows, n_block_events)``.
-    places
-        For each block, which rows these are.
-    n_rows
-        Number of rows: expectation, variance, signals, nuisance parameters.
-    process
-        For each block, the process of its nominal events and their weights; None for a block without any.
-    """
-
-    x: torch.Tensor
-    sizes: list[int]
-    weights: list[torch.Tensor]
-    places: list[torch.Tensor]
-    n_rows: int
-    process: list[tuple[str, torch.Tensor] | None]
 
 
 @dataclass(frozen=True)
@@ -153,7 +122,9 @@ class Templates:
         """
         processes = dict(signals) | dict(backgrounds)
         tables: dict[Key, EventTable] = {(name, NOMINAL): table for name, table in processes.items()}
+        own_strengths = _strengths(signals, strengths)
         parameters: dict[str, bool] = {}
+        acting: set[Key] = set()
         for v in variations:
             free = isinstance(v, Normalisation) and v.free
             if parameters.setdefault(v.parameter, not free) == free:
@@ -161,14 +132,29 @@ class Templates:
                     f"the parameter {v.parameter!r} is free in one place and constrained in another",
                     fix="give the two different names",
                 )
-            if isinstance(v, Normalisation):
-                for process in v.processes:
-                    _check_process(v.parameter, process, processes)
-                continue
-            _check_variation(v, processes, tables)
-            tables |= {(v.process, f"{v.parameter}Up"): v.up, (v.process, f"{v.parameter}Down"): v.down}
+            for process in v.processes if isinstance(v, Normalisation) else (v.process,):
+                _check_process(v.parameter, process, processes)
+                if (process, v.parameter) in acting:
+                    raise TrainingError(
+                        f"process {process!r} has two variations of {v.parameter!r}",
+                        expected="one effect of a parameter on a process",
+                        fix="put both effects into one Variation",
+                    )
+                acting.add((process, v.parameter))
+            if isinstance(v, Variation):
+                _check_variation(v, processes)
+                tables |= {(v.process, f"{v.parameter}Up"): v.up, (v.process, f"{v.parameter}Down"): v.down}
         for name in further:
-            parameters.setdefault(name, True)
+            if not parameters.setdefault(name, True):
+                raise TrainingError(
+                    f"the free parameter {name!r} varies histograms of control channels",
+                    fix="give the two different names",
+                )
+        for name in own_strengths:
+            if name in parameters:
+                raise TrainingError(
+                    f"{name!r} is a strength and a nuisance parameter", fix="give the two different names"
+                )
         features = next(iter(processes.values())).features
         groups: list[dict[Key, EventTable]] = []
         for key, table in tables.items():
@@ -183,7 +169,7 @@ class Templates:
             tuple(_block(group, fraction, seed) for group in groups),
             features,
             tuple(processes),
-            _strengths(signals, strengths),
+            own_strengths,
             parameters,
             tuple(v for v in variations if isinstance(v, Normalisation)),
             frozenset((v.process, v.parameter) for v in variations if isinstance(v, Variation) and v.paired),
@@ -266,70 +252,17 @@ class Templates:
         return block.x, block.weight[block.keys.index(key)]
 
     def rows(
-        self, direction: Direction = "average", *, dtype: torch.dtype, device: torch.device | None = None
+        self,
+        direction: Direction = "average",
+        *,
+        dtype: torch.dtype,
+        device: torch.device | None = None,
+        judge: Templates | None = None,
     ) -> Rows:
-        """Return the sums of a Fisher information as weights of events.
+        """Return the sums of a Fisher information as weights of events, see :func:`neyman.sannt.rows.rows_of`."""
+        from neyman.sannt.rows import rows_of
 
-        Parameters
-        ----------
-        direction
-            Derivative to a nuisance parameter at 0: ``average`` half the difference of up and down, ``up`` or
-            ``down`` the one-sided differences to the nominal.
-        dtype
-            Precision of the weights.
-        device
-            Where the tensors are kept.
-        """
-        order = [*self.strengths, *self.parameters]
-        x, weights, places = [], [], []
-        process: list[tuple[str, torch.Tensor] | None] = []
-        for block in self.blocks:
-            parts: dict[int, NDArray[np.float64]] = {}
-            nominal = None
-            for key, weight in zip(block.keys, block.weight, strict=True):
-                for row, factor in self._coefficients(key, order, direction):
-                    parts[row] = parts.get(row, 0.0) + factor * weight
-                if key[1] == NOMINAL:
-                    parts[VARIANCE] = weight**2
-                    nominal = key[0], torch.from_numpy(weight).to(device, dtype)
-            if not parts:  # the other side of a one-sided difference
-                continue
-            x.append(block.x)
-            places.append(torch.tensor(sorted(parts), device=device))
-            stacked = np.stack([parts[row] for row in sorted(parts)])
-            weights.append(torch.from_numpy(stacked).to(device, dtype))
-            process.append(nominal)
-        return Rows(
-            torch.from_numpy(np.concatenate(x)).to(device),
-            [len(part) for part in x],
-            weights,
-            places,
-            FIRST + len(order),
-            process,
-        )
-
-    def _coefficients(self, key: Key, order: Sequence[str], direction: Direction) -> list[tuple[int, float]]:
-        """Rows to which a template contributes, with its factors."""
-        process, category = key
-        out: list[tuple[int, float]] = []
-        up, down = {"average": (0.5, -0.5), "up": (1.0, 0.0), "down": (0.0, -1.0)}[direction]
-        if category == NOMINAL:
-            out.append((EXPECTED, 1.0))
-            out += [
-                (FIRST + order.index(name), 1.0) for name, own in self.strengths.items() if process in own
-            ]
-            for one in self.normalisations:
-                slope = 1.0 if one.free else up * (one.up - 1.0) + down * (one.down - 1.0)
-                out += [(FIRST + order.index(one.parameter), slope)] * one.processes.count(process)
-            if direction != "average":  # the other end of a one-sided difference
-                varied = {k[1] for k in self.keys if k[0] == process}
-                for parameter in self.parameters:
-                    if f"{parameter}Up" in varied:
-                        out.append((FIRST + order.index(parameter), -1.0 if direction == "up" else 1.0))
-            return out
-        parameter = category.removesuffix("Up") if category.endswith("Up") else category.removesuffix("Down")
-        factor = up if category.endswith("Up") else down
-        return [(FIRST + order.index(parameter), factor)] if factor else []
+        return rows_of(self, direction, dtype=dtype, device=device, judge=judge)
 
     def _chosen(self, masks: Sequence[NDArray[np.bool_]]) -> Templates:
         blocks = [
@@ -412,12 +345,7 @@ def _check_process(parameter: str, process: str, processes: Mapping[str, EventTa
         )
 
 
-def _check_variation(
-    v: Variation, processes: Mapping[str, EventTable], tables: Mapping[Key, EventTable]
-) -> None:
-    _check_process(v.parameter, v.process, processes)
-    if (v.process, f"{v.parameter}Up") in tables:
-        raise TrainingError(f"process {v.process!r} has two variations of {v.parameter!r}")
+def _check_variation(v: Variation, processes: Mapping[str, EventTable]) -> None:
     n = len(processes[v.process])
     for name, table in (("Up", v.up), ("Down", v.down)):
         if v.paired and len(table) != n:

@@ -8,6 +8,7 @@ r"""Training for the measurement: cross-entropy first, then the expected uncerta
 from __future__ import annotations
 
 import math
+import os
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -18,24 +19,30 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike
 
-from neyman.errors import ConfigError, NeymanWarning, TrainingError
+from neyman.errors import NeymanWarning, TrainingError
 from neyman.events import EventTable
-from neyman.files import digest
 from neyman.networks import Architecture
+from neyman.sannt.arguments import (
+    check_options,
+    check_tables,
+    check_variations,
+    edges_of,
+    folder_of,
+)
 from neyman.sannt.binned import BinnedStack
 from neyman.sannt.classes import check_classes, cross_entropy
 from neyman.sannt.control import Channels, control_information, control_parameters
 from neyman.sannt.evaluation import Fold, evaluate, stage_warnings
 from neyman.sannt.filling import Exact, Filling
-from neyman.sannt.histogram import check_edges
+from neyman.sannt.kept import Kept, forget, training_key
 from neyman.sannt.measurement import Measurement
 from neyman.sannt.objective import ClassConstraint, ExpectedUncertainty
 from neyman.sannt.result import SANNT, Stage
+from neyman.sannt.rows import Rows
 from neyman.sannt.scan import EdgeScan
-from neyman.sannt.templates import Direction, Rows, Templates
+from neyman.sannt.templates import Direction, Templates
 from neyman.sannt.variations import Normalisation, Variation
-from neyman.training import Checkpoint, History, Settings
-from neyman.training import train as run
+from neyman.training import History, Settings
 
 PRETRAINING = Settings(steps=1000)
 SETTINGS = Settings(steps=400, learning_rate=1e-3, validation_fraction=0.5)
@@ -88,7 +95,7 @@ def train(
     folds: Literal[1, 2] = 1,
     ensemble: int = 1,
     seed: int,
-    checkpoints: Path | None = None,
+    checkpoints: str | os.PathLike[str] | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> SANNT:
     r"""Train a network for the smallest expected uncertainty of signal strengths, systematics included.
@@ -171,11 +178,30 @@ def train(
         When edges or options make no sense.
     """
     signals = dict(table) if isinstance(table, Mapping) else {signal: table}
-    _check_processes(signals, backgrounds)
-    _check_options(batch, folds, ensemble, noise, min_effective)
+    check_tables(signals, backgrounds)
+    check_variations(variations)
+    check_options(
+        model=model,
+        region=region,
+        classes=classes,
+        strengths=strengths,
+        control=control,
+        filling=filling,
+        learn_edges=learn_edges,
+        pretraining=pretraining,
+        settings=settings,
+        direction=direction,
+        batch=batch,
+        folds=folds,
+        ensemble=ensemble,
+        noise=noise,
+        min_effective=min_effective,
+        seed=seed,
+    )
+    folder = folder_of(checkpoints)
     if classes is not None:
         check_classes(classes, [*signals, *backgrounds])
-    edges = _edges(bins, 1 if classes is None else len(classes))
+    edges = edges_of(bins, 1 if classes is None else len(classes))
     templates = Templates.of(
         signals,
         backgrounds,
@@ -226,11 +252,14 @@ def train(
             plan,
             part if folds == 1 else part.scaled_like(templates, "fold's"),
             judge,
-            checkpoints=None if checkpoints is None else checkpoints / f"fold{k}",
+            judge if folds == 1 else templates,
+            checkpoints=None if folder is None else folder / f"fold{k}",
             progress=_shifted(progress, k * per_fold),
         )
         for k, (part, judge) in enumerate(zip(parts, judges, strict=True))
     ]
+    if folder is not None:
+        forget(folder)
     stages = [
         _stage(plan, [pair[k] for pair in done], filling_, region)
         for k, filling_ in enumerate((_EXACT, own_filling))
@@ -240,7 +269,10 @@ def train(
         stages[1] = replace(stages[0], members=stages[1].members, histories=stages[1].histories)
     notes: dict[tuple[str, ...], str] = {}
     for name, stage in zip(("cross-entropy network", "trained network"), stages, strict=True):
-        notes = stage_warnings(stage, judges, plan.measurement, name, noise) | notes
+        notes = (
+            stage_warnings(stage, judges, plan.measurement, name=name, share=noise, n_members=ensemble)
+            | notes
+        )
     for text in notes.values():
         warnings.warn(text, NeymanWarning, stacklevel=2)
     return SANNT(
@@ -257,6 +289,7 @@ def _train_fold(
     plan: _Plan,
     templates: Templates,
     judge: Templates,
+    statistics: Templates,
     *,
     checkpoints: Path | None,
     progress: Callable[[int], None] | None,
@@ -285,15 +318,12 @@ def _train_fold(
         seed=plan.seed,
         device=device,
     )
-    key = _key(plan, training)
-    history = run(
-        network,
-        entropy,
-        plan.pretraining,
-        progress=progress,
-        checkpoint=_checkpoint(checkpoints, "pretraining", key),
-    )
-    rows = [half.rows(plan.direction, dtype=torch.float32, device=device) for half in (training, selection)]
+    kept = Kept(checkpoints, training_key(plan, training, selection))
+    history = kept.run("pretraining", network, entropy, plan.pretraining, progress)
+    rows = [
+        half.rows(plan.direction, dtype=torch.float32, device=device, judge=statistics)
+        for half in (training, selection)
+    ]
     before = _objective(plan, rows, _EXACT, plan.measurement)
     before_values = before.validation(network)
     pretrained = Fold(network, _best(before_values), judge, history)
@@ -313,12 +343,8 @@ def _train_fold(
     objective.start(trained)
     start = {name: tensor.clone() for name, tensor in trained.state_dict().items()}
     start_values = objective.validation(trained)
-    history = run(
-        trained,
-        objective,
-        plan.settings,
-        progress=_shifted(progress, plan.pretraining.steps),
-        checkpoint=_checkpoint(checkpoints, "training", key),
+    history = kept.run(
+        "training", trained, objective, plan.settings, _shifted(progress, plan.pretraining.steps)
     )
     values = objective.validation(trained)
     worse = ~(values < start_values)
@@ -368,52 +394,5 @@ def _best(values: torch.Tensor) -> int:
     return int(torch.nan_to_num(values, nan=math.inf).argmin())
 
 
-def _checkpoint(folder: Path | None, name: str, key: str) -> Checkpoint | None:
-    return None if folder is None else Checkpoint(folder.with_name(f"{folder.name}.{name}.safetensors"), key)
-
-
-def _key(plan: _Plan, training: Templates) -> str:
-    """Digest of what a training is made of."""
-    sums = [
-        (block.keys, len(block.x), float(block.x.sum(dtype=np.float64)), block.weight.sum(axis=1).tolist())
-        for block in training.blocks
-    ]
-    return digest(repr(plan), plan.edges.tolist(), sums)
-
-
 def _shifted(progress: Callable[[int], None] | None, before: int) -> Callable[[int], None] | None:
     return None if progress is None else lambda step: progress(before + step)
-
-
-def _edges(bins: int | ArrayLike, n_classes: int) -> torch.Tensor:
-    if isinstance(bins, int):
-        if bins < 2:
-            raise ConfigError(f"a histogram needs at least two bins, got {bins}")
-        edges = torch.linspace(0.0, 1.0, bins + 1, dtype=torch.float64)
-    else:
-        edges = torch.from_numpy(np.array(bins, dtype=np.float64))
-    check_edges(edges)
-    return edges.expand(n_classes, -1).clone()
-
-
-def _check_processes(signals: Mapping[str, EventTable], backgrounds: Mapping[str, EventTable]) -> None:
-    common = [name for name in backgrounds if name in signals]
-    if not signals or not backgrounds or common:
-        raise TrainingError(
-            f"the backgrounds are {', '.join(backgrounds) or 'missing'}" if signals else "there is no signal",
-            expected="at least one process of each kind, none named "
-            f"{', '.join(map(repr, common or signals))} as {'the signals' if len(signals) > 1 else 'the signal'}",
-        )
-
-
-def _check_options(
-    batch: float | None, folds: int, ensemble: int, noise: float, min_effective: float
-) -> None:
-    if batch is not None and not 0.0 < batch <= 1.0:
-        raise ConfigError(f"batch is a fraction of the events, got {batch}")
-    if folds not in (1, 2):
-        raise ConfigError(f"there are one or two folds, got {folds}")
-    if ensemble < 1:
-        raise ConfigError(f"an ensemble needs at least one member, got {ensemble}")
-    if not noise > 0.0 or not min_effective >= 0.0:
-        raise ConfigError(f"noise = {noise} and min_effective = {min_effective}", expected="positive numbers")

@@ -133,6 +133,29 @@ class Normalisation:
                     expected="a positive number, 1.05 for 5%",
                 )
 
+    def slope(self, direction: str = "average") -> float:
+        r"""Return the derivative of the yield's factor at 0.
+
+        Parameters
+        ----------
+        direction
+            ``average``: of the polynomial and exponential interpolation that a normsys has in pyhf (code 4),
+
+            .. math:: \frac18 \left(15 A_0 - 7 S_1 + A_2\right), \quad A_0 = \frac{u - d}{2},\;
+                S_1 = \frac{u \ln u - d \ln d}{2},\; A_2 = \frac{u \ln^2 u - d \ln^2 d}{2}
+
+            which is :math:`(u - d)/2` up to third order; ``up`` :math:`u - 1`; ``down`` :math:`1 - d`.
+        """
+        if self.free:
+            return 1.0
+        if direction != "average":
+            return self.up - 1.0 if direction == "up" else 1.0 - self.down
+        log_up, log_down = math.log(self.up), math.log(self.down)
+        a0 = 0.5 * (self.up - self.down)
+        s1 = 0.5 * (self.up * log_up - self.down * log_down)
+        a2 = 0.5 * (self.up * log_up**2 - self.down * log_down**2)
+        return (15.0 * a0 - 7.0 * s1 + a2) / 8.0
+
     @property
     def processes(self) -> tuple[str, ...]:
         """Names of the processes."""

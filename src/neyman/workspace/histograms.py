@@ -107,6 +107,12 @@ def from_hists(
     """
     naming, treatment = naming or Naming(), treatment or Treatment()
     records: list[Treated] = []
+    unseen = sorted(set(observed or {}) - set(channels))
+    if unseen:
+        raise WorkspaceError(
+            f"there is no channel {unseen[0]!r} of which counts were observed",
+            fix=f"nearest: {nearest(unseen[0], channels)}",
+        )
     spec_channels: list[dict[str, Any]] = []
     for channel, samples in channels.items():
         contents = {
@@ -222,6 +228,13 @@ class _Contents:
 
 
 def _modifiers(model: SampleModel, contents: _Contents, staterror: str | None) -> list[dict[str, Any]]:
+    for name in contents.variations:
+        if name in model.normsys or name in model.normfactors:
+            raise WorkspaceError(
+                f"{name!r} varies the histogram and is a {'normsys' if name in model.normsys else 'normfactor'} too",
+                where=contents.treating.where,
+                fix="give the two effects different names, or put both into the histograms",
+            )
     out: list[dict[str, Any]] = [
         {"name": name, "type": "normfactor", "data": None} for name in model.normfactors
     ]
@@ -262,5 +275,12 @@ def _observation(channel: Mapping[str, Any], observed: ArrayLike | None) -> list
     if counts.shape != expected.shape:
         raise WorkspaceError(
             f"channel {channel['name']!r} is observed in {counts.size} bins but has {expected.size}",
+        )
+    bad = np.flatnonzero(~(np.isfinite(counts) & (counts >= 0.0)))
+    if len(bad) and observed is not None:
+        raise WorkspaceError(
+            f"the observed count of bin {bad[0]} is {counts[bad[0]]:g}",
+            where=f"channel {channel['name']!r}",
+            expected="a number that is not negative",
         )
     return [float(c) for c in counts]
