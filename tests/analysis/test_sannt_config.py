@@ -150,6 +150,15 @@ def test_bins_and_export():
             {"estimates": [{**ESTIMATES[0], "subtract": ["topp"]}]},
             "subtract of 'fakes' names an unknown sample 'topp'; nearest: top",
         ),
+        (
+            {
+                "regions": {"SR_s": {"fit": "binned", "observable": "y", "edges": [0, 1]}},
+                "classes": {"s": ["sig"], "b": ["bkg", "top", "fakes"]},
+            },
+            "region 'SR_s' has the name of a class's channel",
+        ),
+        ({"noise": 0.0}, r"(?s)greater than 0.*toy\.toml: noise"),
+        ({"constraint": {"rate": -1.0}}, r"(?s)rate must be positive, got -1\.0.*toy\.toml"),
         ({"regions": {"CR": {"fit": "sannt"}}}, "exactly one region must have fit = 'sannt'"),
         ({"regions": {"SR": {"fit": "binned"}}}, "a binned region needs an observable and at least two edges"),
         (

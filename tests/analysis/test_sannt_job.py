@@ -8,7 +8,7 @@ import numpy as np
 import pyhf
 import pytest
 from ratio_toy import Steps, write
-from sannt_toy import ESTIMATES, SAMPLES, events, make_job
+from sannt_toy import ESTIMATES, SAMPLES, SYSTEMATICS, events, make_job
 
 from neyman.analysis.sannt_job import train_sannt
 from neyman.errors import ConfigError, TrainingError, WorkspaceError
@@ -251,3 +251,29 @@ def test_error_of_the_training(tmp_path, plain):
     config.write_text(text[:start] + text[end:])
     with pytest.raises(TrainingError, match="singular"):
         train_sannt(config, output=tmp_path / "out")
+
+
+def test_events_of_other_files_are_other_events(tmp_path, plain):
+    """Row numbers of other files say nothing of which events are the same."""
+    from neyman.analysis.sannt_config import load_sannt_config
+    from neyman.analysis.sannt_events import SelectedEvents
+    from neyman.analysis.sannt_job import SanntEvents
+    from neyman.analysis.sannt_model import bare, variations
+
+    other = {"name": "generator", "samples": ["bkg"], "files": {"up": "top.parquet", "down": "sig.parquet"}}
+    path = make_job(tmp_path, n=300, systematics=[*SYSTEMATICS, other])
+    config = load_sannt_config(path)
+    folder = tmp_path / "events"
+    folder.mkdir()
+    found = SanntEvents.find(config, tmp_path).write(folder, lambda k, n: None)
+    selected = SelectedEvents(config, folder, found)
+    tables = {name: bare(selected.table(name)) for name in config.processes}
+    made = {(v.parameter, v.process): v for v in variations(config, selected, tables)}
+    entries = [
+        t.extra["entry"] for t in (tables["bkg"], made["generator", "bkg"].up, made["generator", "bkg"].down)
+    ]
+    for k, own in enumerate(entries):
+        for more in entries[k + 1 :]:
+            assert not np.intersect1d(own, more).size
+    same = made["scale", "bkg"]
+    assert np.intersect1d(same.up.extra["entry"], entries[0]).size > 100

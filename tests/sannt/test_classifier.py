@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import sannt_toy as toy
+import two_gaussians as toy
 
 import neyman as ny
 from neyman.errors import InputError, WorkspaceError

@@ -7,7 +7,7 @@ from dataclasses import replace
 import hist
 import numpy as np
 import pytest
-import sannt_toy as toy
+import two_gaussians as toy
 
 import neyman as ny
 from neyman.errors import TrainingError

@@ -6,8 +6,8 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-import sannt_toy as toy
 import torch
+import two_gaussians as toy
 from hypothesis import given
 from hypothesis import strategies as st
 

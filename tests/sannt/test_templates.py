@@ -7,8 +7,8 @@ from dataclasses import replace
 import numpy as np
 import pyhf
 import pytest
-import sannt_toy as toy
 import torch
+import two_gaussians as toy
 
 import neyman as ny
 from neyman.errors import TrainingError

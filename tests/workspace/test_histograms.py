@@ -93,11 +93,29 @@ def test_other_naming():
         ({"jesUp": [np.nan, 1, 1], "jesDown": NOMINAL}, {}, r"bin 0 of 'jesUp' is not finite"),
         ({}, {"poi": "mv"}, r"(?s)no sample carries the parameter of interest 'mv'.*mu"),
         ({}, {"observed": {"SR": [1.0, 2.0]}}, r"'SR' is observed in 2 bins but has 3"),
+        ({}, {"observed": {"SRR": [1.0, 2.0, 3.0]}}, r"(?s)no channel 'SRR' of which counts.*nearest: SR"),
+        ({}, {"observed": {"SR": [1.0, -2.0, 3.0]}}, r"(?s)observed count of bin 1 is -2.*channel 'SR'"),
+        ({}, {"observed": {"SR": [1.0, np.nan, 3.0]}}, r"observed count of bin 1 is nan"),
     ],
 )
 def test_bad_histograms(contents, changes, message):
     with pytest.raises(WorkspaceError, match=message):
         from_hists(channels(**contents), MODELS, parameters=LUMI, **changes)
+
+
+@pytest.mark.parametrize(
+    ("model", "kind"),
+    [
+        (SampleModel(normsys={"jes": (1.1, 0.9)}), "normsys"),
+        (SampleModel(normfactors=("jes",)), "normfactor"),
+    ],
+)
+def test_a_parameter_has_one_effect_on_a_sample(model, kind):
+    models = MODELS | {"bkg": model}
+    with pytest.raises(
+        WorkspaceError, match=rf"(?s)'jes' varies the histogram and is a {kind} too.*sample bkg"
+    ):
+        from_hists(channels(jesUp=1.1 * NOMINAL, jesDown=0.9 * NOMINAL), models, parameters=LUMI)
 
 
 def test_a_sample_may_be_absent_from_a_channel():
