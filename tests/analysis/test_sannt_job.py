@@ -264,7 +264,6 @@ def test_events_of_other_files_are_other_events(tmp_path, plain):
     path = make_job(tmp_path, n=300, systematics=[*SYSTEMATICS, other])
     config = load_sannt_config(path)
     folder = tmp_path / "events"
-    folder.mkdir()
     found = SanntEvents.find(config, tmp_path).write(folder, lambda k, n: None)
     selected = SelectedEvents(config, folder, found)
     tables = {name: bare(selected.table(name)) for name in config.processes}
