@@ -14,10 +14,12 @@ import torch
 
 import neyman as ny
 from neyman.networks import MLP
-from neyman.sannt import EdgeKernel, Exact, ExpectedUncertainty, Measurement, Templates, Variation, histogram
+from neyman.sannt import EdgeKernel, Exact, Variation, histogram
 from neyman.sannt.binned import BinnedStack
 from neyman.sannt.histogram import fill
-from neyman.sannt.objective import outputs
+from neyman.sannt.measurement import Measurement
+from neyman.sannt.objective import ExpectedUncertainty, outputs
+from neyman.sannt.templates import Templates
 from neyman.training import memory
 
 pytestmark = pytest.mark.benchmark
@@ -52,6 +54,7 @@ def problem(shifted: int = 0):
     return Templates.of(
         {"signal": tables["signal"]}, {"background": tables["background"]}, variations, fraction=0.01, seed=1
     )
+
 
 def network() -> BinnedStack:
     edges = torch.linspace(0.0, 1.0, BINS + 1, dtype=torch.float64)[None]

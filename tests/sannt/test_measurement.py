@@ -12,11 +12,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from neyman.errors import ConfigError, NeymanWarning
-from neyman.sannt import EdgeScan, Exact, Measurement, Templates, Variation
+from neyman.sannt import EdgeScan, Exact, Variation
 from neyman.sannt.binned import BinnedStack
+from neyman.sannt.measurement import Measurement
 from neyman.sannt.noise import variation_noise
 from neyman.sannt.objective import exact_rows, outputs
 from neyman.sannt.rows import EXPECTED, VARIANCE
+from neyman.sannt.templates import Templates
 
 ONE = Measurement(("s",), ("strength of s",), (False,), min_effective=10.0)
 

@@ -23,10 +23,10 @@ from neyman.sannt import (
     Linear,
     Normalisation,
     StraightThrough,
-    Templates,
     Variation,
     train,
 )
+from neyman.sannt.templates import Templates
 from neyman.training import Settings
 from neyman.workspace import SampleModel, from_hists
 

@@ -12,10 +12,12 @@ import two_gaussians as toy
 
 import neyman as ny
 from neyman.errors import TrainingError
-from neyman.sannt import Exact, Measurement, Normalisation, Templates, Variation
+from neyman.sannt import Exact, Normalisation, Variation
 from neyman.sannt.binned import BinnedStack
+from neyman.sannt.measurement import Measurement
 from neyman.sannt.objective import ExpectedUncertainty, exact_rows, outputs
 from neyman.sannt.rows import EXPECTED, FIRST, VARIANCE
+from neyman.sannt.templates import Templates
 from neyman.training import held_out
 
 EDGES = torch.linspace(0.0, 1.0, 5, dtype=torch.float64)[None]

@@ -1,12 +1,15 @@
 """Systematics-aware training of networks whose output histogram is fitted (SANNT, arXiv:2502.13047).
 
 * `train` takes signals, backgrounds and what nuisance parameters do (`Variation`, `Normalisation`) and returns a
-  `SANNT`: the cross-entropy network, and the one trained for the smallest expected uncertainty.
+  `SANNT`: two `Stage` objects with an `Uncertainty` each, the cross-entropy network and the one trained for the
+  smallest expected uncertainty. `Stage.histograms` goes into :func:`neyman.workspace.from_hists`, or with everything
+  else into :func:`neyman.analysis.sannt_workspace`.
 * How outputs become bins in training: `Exact` with a `BinFunction` (`EdgeKernel`, `Linear`, `GaussianDerivative`,
-  `StraightThrough`), or the comparators `KDE`, `Inferno` and `EdgeScan`.
-* `Classifier` is what is kept in files: networks with their bins, to bin data and other samples.
-* `histogram` fills bins with gradients; `fisher_information`, `expected_uncertainty` are the closed-form figures of
-  merit. Both work alone, in any training.
+  `StraightThrough`), or the comparators `KDE`, `Inferno` and `EdgeScan`. `ClassConstraint` keeps the meaning of several
+  classes.
+* `Classifier` is what is kept in files: networks with their `Bins`, to bin data and other samples.
+* `histogram` fills bins with gradients; `fisher_information`, `expected_uncertainty`, `uncertainties` and `covariance`
+  are the closed-form figures of merit. Both work alone, in any training.
 """
 
 from neyman.sannt.bin_functions import BinFunction, EdgeKernel, GaussianDerivative, Linear, StraightThrough
@@ -14,11 +17,9 @@ from neyman.sannt.classifier import Bins, Classifier
 from neyman.sannt.filling import KDE, Exact, Filling, Inferno
 from neyman.sannt.fisher import covariance, expected_uncertainty, fisher_information, uncertainties
 from neyman.sannt.histogram import histogram
-from neyman.sannt.measurement import Measurement
-from neyman.sannt.objective import ClassConstraint, ExpectedUncertainty
+from neyman.sannt.objective import ClassConstraint
 from neyman.sannt.result import SANNT, Stage, Uncertainty
 from neyman.sannt.scan import EdgeScan
-from neyman.sannt.templates import Templates
 from neyman.sannt.training import train
 from neyman.sannt.variations import Normalisation, Variation
 
@@ -32,16 +33,13 @@ __all__ = [
     "EdgeKernel",
     "EdgeScan",
     "Exact",
-    "ExpectedUncertainty",
     "Filling",
     "GaussianDerivative",
     "Inferno",
     "Linear",
-    "Measurement",
     "Normalisation",
     "Stage",
     "StraightThrough",
-    "Templates",
     "Uncertainty",
     "Variation",
     "covariance",

@@ -176,6 +176,28 @@ def train(
         information is singular (names the degenerate parameters).
     ConfigError
         When edges or options make no sense.
+
+    Examples
+    --------
+    ::
+
+        result = train(
+            MLP((64, 64)),
+            {"ggH": ggh, "qqH": vbf},
+            {"Z": ztautau, "tt": ttbar},
+            variations=[
+                Variation("tes", "Z", ztautau_up, ztautau_down),
+                Variation.of_weights("trigger", "Z", ztautau, up=w_up, down=w_down),
+                Normalisation("luminosity", ("ggH", "qqH", "Z", "tt"), 1.02, 0.98),
+                Normalisation("tt_norm", "tt", free=True),
+            ],
+            strengths={"r": ("ggH", "qqH")},
+            control={"b_tagged": {"tt": histogram_of_tt, "Z": histogram_of_z}},
+            seed=1,
+        )
+        print(result.pretrained.uncertainty, result.trained.uncertainty)
+        spec = neyman.analysis.sannt_workspace(result.trained, {"ggH": "r", "qqH": "r"}, variations, control=control)
+        result.save("out/networks")
     """
     signals = dict(table) if isinstance(table, Mapping) else {signal: table}
     check_tables(signals, backgrounds)
