@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 import two_gaussians as toy
 
 import neyman as ny
@@ -240,6 +241,22 @@ def test_never_worse_than_cross_entropy() -> None:
     assert min(v[0] for v in result.trained.histories[0].validation) > result.pretrained.uncertainty.total
     assert result.trained.uncertainty == result.pretrained.uncertainty
     np.testing.assert_array_equal(result.score(toy.SIGNAL), result.pretrained.classifier.score(toy.SIGNAL))
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_a_gpu_gives_nearly_the_same_network() -> None:
+    signals, backgrounds, variations = toy.two_signals(1000)
+    options = {"signal_table": signals, "backgrounds": backgrounds, "classes": toy.CLASSES, "folds": 2}
+    found = [
+        toy.run(
+            variations,
+            replace(toy.SETTINGS, steps=5, device=device),
+            pretraining=replace(toy.PRETRAINING, steps=20, device=device),
+            **options,
+        )
+        for device in ("cpu", "cuda")
+    ]
+    assert found[0].trained.uncertainty.total == pytest.approx(found[1].trained.uncertainty.total, rel=0.05)
 
 
 # Several signals and classes ---------------------------------------------------------------------------------------
