@@ -215,7 +215,8 @@ def test_missing_coffea_names_the_extra(fileset, processor, monkeypatch):
 
 
 SLOW = """
-import sys, time
+import signal, sys, time
+signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where the tests run in the background
 from neyman.events import *
 open("processor.py", "w").write('''
 import awkward as ak, time
