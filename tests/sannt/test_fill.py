@@ -170,7 +170,10 @@ def test_errors() -> None:
         Inferno().outputs(3, 8)
     with pytest.raises(ConfigError, match="temperature must be positive"):
         Inferno(0.0)
-    with pytest.raises(ConfigError, match="positive bandwidth"):
-        KDE(-1.0)
-    with pytest.raises(ConfigError, match="margin must not be negative"):
+    for bandwidth in (-1.0, float("inf"), "wide"):
+        with pytest.raises(ConfigError, match="positive bandwidth"):
+            KDE(bandwidth)
+    with pytest.raises(ConfigError, match="the bin function is 'edge'"):
+        Exact("edge")
+    with pytest.raises(ConfigError, match="margin must be a number that is not negative"):
         Exact(margin=-0.1)

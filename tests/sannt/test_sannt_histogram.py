@@ -82,5 +82,10 @@ def test_other_errors() -> None:
         histogram(torch.zeros(2), torch.ones(3), EDGES, EdgeKernel())
     with pytest.raises(TrainingError, match=r"1 network outputs are not finite\n.*event 1"):
         histogram(torch.tensor([0.0, float("nan")]), torch.ones(2), EDGES, EdgeKernel())
-    with pytest.raises(ConfigError, match="positive width"):
-        EdgeKernel(0.0)
+    for width in (0.0, float("nan"), "wide"):
+        with pytest.raises(ConfigError, match="positive width"):
+            EdgeKernel(width)
+    with pytest.raises(TrainingError, match="the weight of event 1 is not finite"):
+        histogram(torch.zeros(2), torch.tensor([1.0, float("nan")]), EDGES, EdgeKernel())
+    with pytest.raises(ConfigError, match="outputs, weights and edges are list, Tensor, Tensor"):
+        histogram([0.1, 0.2], torch.ones(2), EDGES, EdgeKernel())

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch.nn.functional import pad
@@ -60,8 +60,7 @@ class EdgeKernel:
     width: float = 0.25
 
     def __post_init__(self) -> None:
-        if not self.width > 0.0:
-            raise ConfigError(f"the kernel needs a positive width, got {self.width}")
+        positive("the kernel needs a positive width", self.width)
 
     def __call__(self, y: torch.Tensor, edges: torch.Tensor) -> torch.Tensor:
         """Return :math:`B_i(y)`, shape ``(..., n_events, n_bins)``."""
@@ -84,8 +83,7 @@ class GaussianDerivative:
     width: float = 0.5
 
     def __post_init__(self) -> None:
-        if not self.width > 0.0:
-            raise ConfigError(f"the Gaussians need a positive width, got {self.width}")
+        positive("the Gaussians need a positive width", self.width)
 
     def __call__(self, y: torch.Tensor, edges: torch.Tensor) -> torch.Tensor:
         """Return :math:`B_i(y)`, shape ``(..., n_events, n_bins)``."""
@@ -116,6 +114,13 @@ class StraightThrough:
     def __call__(self, y: torch.Tensor, edges: torch.Tensor) -> torch.Tensor:
         """Return :math:`B_i(y)`, shape ``(..., n_events, n_bins)``."""
         return _inside(y, edges).to(y.dtype)
+
+
+def positive(what: str, value: Any, *, zero: bool = False) -> None:
+    """Raise :class:`ConfigError` unless the value is a positive finite number, or 0 where that is allowed."""
+    number = isinstance(value, int | float) and math.isfinite(value)
+    if not number or not (value > 0.0 or (zero and value == 0.0)):
+        raise ConfigError(f"{what}, got {value!r}")
 
 
 def edge_kernel(y: torch.Tensor, edges: torch.Tensor, width: float) -> torch.Tensor:

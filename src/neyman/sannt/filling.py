@@ -9,7 +9,6 @@ Whatever trains it, a network is judged and exported by the exact histogram of `
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -17,7 +16,7 @@ import torch
 from torch.nn.functional import pad
 
 from neyman.errors import ConfigError
-from neyman.sannt.bin_functions import BinFunction, EdgeKernel
+from neyman.sannt.bin_functions import BinFunction, EdgeKernel, positive
 from neyman.sannt.histogram import bin_index, fill
 
 
@@ -84,8 +83,11 @@ class Exact(_Scores):
     margin: float = 0.25
 
     def __post_init__(self) -> None:
-        if not self.margin >= 0.0:
-            raise ConfigError(f"margin must not be negative, got {self.margin}")
+        positive("margin must be a number that is not negative", self.margin, zero=True)
+        if not callable(self.bin_function) or isinstance(self.bin_function, type):
+            raise ConfigError(
+                f"the bin function is {self.bin_function!r}", expected="EdgeKernel() or another one"
+            )
 
     def contents(self, scores: torch.Tensor, weight: torch.Tensor, edges: torch.Tensor) -> torch.Tensor:
         """Return the exact contents."""
@@ -110,8 +112,7 @@ class KDE(_Scores):
     bandwidth: float = 0.5
 
     def __post_init__(self) -> None:
-        if not self.bandwidth > 0.0:
-            raise ConfigError(f"the kernel needs a positive bandwidth, got {self.bandwidth}")
+        positive("the kernel needs a positive bandwidth", self.bandwidth)
 
     def outputs(self, n_classes: int, n_bins: int) -> int:
         """Return 1; several classes have no smeared histogram."""
@@ -150,8 +151,7 @@ class Inferno:
     ordered = False
 
     def __post_init__(self) -> None:
-        if not (self.temperature > 0.0 and math.isfinite(self.temperature)):
-            raise ConfigError(f"the temperature must be positive, got {self.temperature}")
+        positive("the temperature must be positive", self.temperature)
 
     def outputs(self, n_classes: int, n_bins: int) -> int:
         """Return one output a bin."""

@@ -61,7 +61,18 @@ def histogram(
     >>> bool((y.grad > 0).all())
     True
     """
+    given: tuple[object, ...] = (y, weight, edges)
+    if not all(isinstance(one, torch.Tensor) for one in given) or y.ndim < 1:
+        raise ConfigError(
+            f"outputs, weights and edges are {', '.join(type(one).__name__ for one in given)}",
+            expected="tensors, outputs of shape (..., n_events)",
+        )
     check_edges(edges)
+    if not bool(torch.isfinite(weight).all()):
+        bad = int(torch.nonzero(~torch.isfinite(weight))[0, -1])
+        raise TrainingError(
+            f"the weight of event {bad} is not finite", fix="drop the event, or find its cause"
+        )
     if weight.ndim not in (1, 2) or weight.shape[-1] != y.shape[-1]:
         raise ConfigError(
             f"weights of shape {tuple(weight.shape)} for outputs of shape {tuple(y.shape)}",

@@ -53,8 +53,8 @@ class Noise:
                 )
                 return (
                     f"the variation {self.parameter!r} of process {self.process!r} has a statistical uncertainty of "
-                    f"{size}: a training lowers the effect of fluctuations too; use more events, weights of the nominal "
-                    "events that change smoothly, or a normalisation"
+                    f"{size}: a training lowers the effect of fluctuations too; use more events, weights of the "
+                    "nominal events that change smoothly, or a normalisation"
                 )
         return None
 

@@ -16,7 +16,7 @@ import torch
 from torch.nn.functional import softplus
 from torch.utils.checkpoint import checkpoint
 
-from neyman.errors import ConfigError
+from neyman.sannt.bin_functions import positive
 from neyman.sannt.binned import BinnedStack
 from neyman.sannt.filling import Filling
 from neyman.sannt.histogram import filled
@@ -53,8 +53,7 @@ class ClassConstraint:
 
     def __post_init__(self) -> None:
         for name in ("rate", "tolerance"):
-            if not getattr(self, name) > 0.0:
-                raise ConfigError(f"{name} must be positive, got {getattr(self, name)}")
+            positive(f"{name} must be positive", getattr(self, name))
 
 
 @dataclass(frozen=True)

@@ -127,9 +127,10 @@ class Normalisation:
 
     def __post_init__(self) -> None:
         for name, factor in (("up", self.up), ("down", self.down)):
-            if not (factor > 0.0 and math.isfinite(factor)):
+            number: object = factor
+            if not (isinstance(number, int | float) and number > 0.0 and math.isfinite(number)):
                 raise TrainingError(
-                    f"factor {name} of the normalisation {self.parameter!r} is {factor}",
+                    f"factor {name} of the normalisation {self.parameter!r} is {factor!r}",
                     expected="a positive number, 1.05 for 5%",
                 )
 
