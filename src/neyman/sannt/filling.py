@@ -84,10 +84,9 @@ class Exact(_Scores):
 
     def __post_init__(self) -> None:
         positive("margin must be a number that is not negative", self.margin, zero=True)
-        if not callable(self.bin_function) or isinstance(self.bin_function, type):
-            raise ConfigError(
-                f"the bin function is {self.bin_function!r}", expected="EdgeKernel() or another one"
-            )
+        given: object = self.bin_function
+        if not callable(given) or isinstance(given, type):
+            raise ConfigError(f"the bin function is {given!r}", expected="EdgeKernel() or another one")
 
     def contents(self, scores: torch.Tensor, weight: torch.Tensor, edges: torch.Tensor) -> torch.Tensor:
         """Return the exact contents."""
