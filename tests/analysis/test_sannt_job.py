@@ -197,7 +197,7 @@ def test_warnings_are_kept_as_text(tmp_path, plain):
 def test_negative_bin_is_an_error_and_the_export_may_floor_it(tmp_path, plain):
     config = make_job(tmp_path, n=60)
     with pytest.raises(
-        WorkspaceError, match=r"(?s)negative expectation.*sample fakes.*floor_negative in \[export\]"
+        WorkspaceError, match=r"(?s)negative expectation.*sample fakes.*floor_negative .*in \[export\]"
     ):
         train_sannt(config, output=tmp_path / "out")
     make_job(tmp_path, n=60, export={"floor_negative": 0.01})

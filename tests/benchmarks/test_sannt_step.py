@@ -19,6 +19,7 @@ from neyman.sannt.binned import BinnedStack
 from neyman.sannt.histogram import fill
 from neyman.sannt.measurement import Measurement
 from neyman.sannt.objective import ExpectedUncertainty, outputs
+from neyman.sannt.rows import rows_of
 from neyman.sannt.templates import Templates
 from neyman.training import memory
 
@@ -90,7 +91,7 @@ def automatic(contents: dict[tuple[str, str], torch.Tensor]) -> torch.Tensor:
 
 def test_step(record, show, seconds) -> None:
     both = problem()
-    rows = both.rows(dtype=torch.float32)
+    rows = rows_of(both, dtype=torch.float32)
     measurement = Measurement.of(both, mc_stat=False, min_effective=0.0)
     net = network()
     ours = ExpectedUncertainty(rows, rows, Exact(), measurement)
@@ -155,7 +156,7 @@ def test_step(record, show, seconds) -> None:
 
     # Some parameters move the features: their forward passes come on top.
     moved = problem(shifted=2)
-    moved_rows = moved.rows(dtype=torch.float32)
+    moved_rows = rows_of(moved, dtype=torch.float32)
     with_shifts = ExpectedUncertainty(moved_rows, moved_rows, Exact(), measurement)
 
     def shifted() -> None:

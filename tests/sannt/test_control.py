@@ -86,6 +86,8 @@ def test_errors_name_the_channel() -> None:
     )
     flat = hist.Hist(hist.axis.Regular(2, 0, 1, name="a"), hist.axis.Regular(2, 0, 1, name="b"))
     fails({"background": flat}, r"has the axes a, b\n.*channel 'CR'")
+    twice = channel({"nominal": [1.0], "rateUp": [1.1], "rateDown": [0.9]})
+    fails({"signal": twice}, r"'rate' varies the histogram and is a normalisation too\n.*process 'signal'")
     infinite = channel({"nominal": [1.0, 1.0]})
     infinite.view().value[0, 0] = np.inf
     fails({"background": infinite}, "contents that are not finite")

@@ -17,7 +17,7 @@ from neyman.sannt.binned import BinnedStack
 from neyman.sannt.measurement import Measurement
 from neyman.sannt.noise import variation_noise
 from neyman.sannt.objective import exact_rows, outputs
-from neyman.sannt.rows import EXPECTED, VARIANCE
+from neyman.sannt.rows import EXPECTED, VARIANCE, rows_of
 from neyman.sannt.templates import Templates
 
 ONE = Measurement(("s",), ("strength of s",), (False,), min_effective=10.0)
@@ -221,7 +221,7 @@ def test_the_scan_finds_the_best_of_all_edges_of_a_small_grid() -> None:
         {"signal": toy.SIGNAL}, {"background": toy.BACKGROUND}, [toy.SHIFT], fraction=0.5, seed=1
     )
     measurement = Measurement.of(templates, mc_stat=False, min_effective=10.0)
-    rows_ = templates.rows(dtype=torch.float64)
+    rows_ = rows_of(templates, dtype=torch.float64)
     network = BinnedStack(
         toy.NETWORK.build(2, seed=3), torch.linspace(0.0, 1.0, 4, dtype=torch.float64)[None], learned=False
     )
@@ -252,7 +252,7 @@ def test_scan_errors() -> None:
         EdgeScan(places=2)
     signals, backgrounds, _ = toy.two_signals(500)
     templates = Templates.of(signals, backgrounds, (), fraction=0.5, seed=1)
-    rows_ = templates.rows(dtype=torch.float32)
+    rows_ = rows_of(templates, dtype=torch.float32)
     edges = torch.linspace(0.0, 1.0, 9, dtype=torch.float64)
     several = BinnedStack(toy.NETWORK.build(3, outputs=2), edges.expand(2, -1), learned=False)
     with pytest.raises(ConfigError, match="single output"):

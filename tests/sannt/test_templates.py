@@ -16,7 +16,7 @@ from neyman.sannt import Exact, Normalisation, Variation
 from neyman.sannt.binned import BinnedStack
 from neyman.sannt.measurement import Measurement
 from neyman.sannt.objective import ExpectedUncertainty, exact_rows, outputs
-from neyman.sannt.rows import EXPECTED, FIRST, VARIANCE
+from neyman.sannt.rows import EXPECTED, FIRST, VARIANCE, rows_of
 from neyman.sannt.templates import Templates
 from neyman.training import held_out
 
@@ -57,7 +57,7 @@ def test_rows_are_the_derivatives_of_the_templates(direction) -> None:
     assert list(both.parameters.items()) == [("shift", True), ("tilt", True), ("rate", True), ("k", False)]
     assert both.names == ("strength of signal", "shift", "tilt", "rate", "k")
     network = stack()
-    rows = both.rows(direction, dtype=torch.float64)
+    rows = rows_of(both, direction, dtype=torch.float64)
     index = Exact().index(torch.sigmoid(outputs(network, rows.x)), network.edges())
     found = exact_rows(index, rows, 4)[0].detach().numpy()
     s, b = contents(toy.SIGNAL, network), contents(toy.BACKGROUND, network)
@@ -82,7 +82,7 @@ def test_rows_are_the_derivatives_of_the_templates(direction) -> None:
 def test_variations_of_weights_share_the_forward_pass() -> None:
     both = templates(WEIGHTS, toy.SHIFT, RATE)
     assert [len(block.keys) for block in both.blocks] == [1, 3, 1, 1]
-    rows = both.rows(dtype=torch.float32)
+    rows = rows_of(both, dtype=torch.float32)
     assert len(rows.x) == 4 * N  # signal, background with its weights, shift up, shift down
     assert [len(place) for place in rows.places] == [4, 6, 1, 1]
 
@@ -103,7 +103,7 @@ def test_halves_keep_the_yields_and_share_no_event() -> None:
 
 def test_a_step_on_part_of_the_events_has_an_unbiased_gradient() -> None:
     half = templates(toy.SHIFT, WEIGHTS).half(held_out=False)
-    rows = half.rows(dtype=torch.float64)
+    rows = rows_of(half, dtype=torch.float64)
     measurement = Measurement.of(half, mc_stat=False, min_effective=0.0)
 
     def gradient(batch: float | None, step: int) -> torch.Tensor:
@@ -126,7 +126,7 @@ def test_chunks_that_are_computed_again_give_the_same_gradient(monkeypatch) -> N
     from neyman.sannt import objective
 
     half = templates(toy.SHIFT).half(held_out=False)
-    rows = half.rows(dtype=torch.float32)
+    rows = rows_of(half, dtype=torch.float32)
     measurement = Measurement.of(half)
 
     def gradient() -> torch.Tensor:
@@ -225,7 +225,7 @@ def test_the_variance_is_that_of_the_events_that_judge() -> None:
     network = stack()
 
     def sums(judge):
-        rows = half.rows(dtype=torch.float64, judge=judge)
+        rows = rows_of(half, dtype=torch.float64, judge=judge)
         index = Exact().index(torch.sigmoid(outputs(network, rows.x)), network.edges())
         return exact_rows(index, rows, 4)[0].sum(dim=1)
 

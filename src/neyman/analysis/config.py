@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from neyman.errors import ConfigError, nearest
+from neyman.errors import ConfigError, NeymanError, nearest
 
 Positive = Annotated[float, Field(gt=0.0, allow_inf_nan=False)]
 Finite = Annotated[float, Field(allow_inf_nan=False)]
@@ -362,6 +362,11 @@ def check(kind: type[S], document: dict[str, Any], *, where: str) -> S:
             ) from error
         message = first["msg"].removeprefix("Value error, ")
         raise ConfigError(message, where=f"{where}: {place or 'top level'}") from error
+    except NeymanError as error:
+        if error.where is not None:
+            raise
+        # A network, loss or training setting refuses its own values and does not know the file.
+        raise type(error)(error.what, where=where, expected=error.expected, fix=error.fix) from error
 
 
 def _keys(kind: type[Section], parents: list[int | str]) -> list[str]:

@@ -10,7 +10,6 @@ from pydantic import BeforeValidator, Field, model_validator
 
 from neyman.analysis.config import Name, Positive, Section, check, read_toml
 from neyman.analysis.trust import Tolerances
-from neyman.errors import NeymanError
 from neyman.networks import MLP, NSF, PET, Aggregate
 from neyman.ratios import DLE, LRE, Hybrid
 from neyman.training import BCE, MLC, Loss, Settings
@@ -213,10 +212,4 @@ def load_ratio_config(path: str | os.PathLike[str]) -> RatioConfig:
 
 def parse_ratio_config(document: dict[str, Any], *, where: str) -> RatioConfig:
     """Check a configuration given as a dictionary."""
-    try:
-        return check(RatioConfig, document, where=where)
-    except NeymanError as error:
-        if error.where is not None:
-            raise
-        # A network, loss or training setting refuses its own values and does not know the file.
-        raise type(error)(error.what, where=where, expected=error.expected, fix=error.fix) from error
+    return check(RatioConfig, document, where=where)

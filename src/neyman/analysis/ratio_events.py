@@ -9,19 +9,17 @@ from typing import Any, Literal
 
 import numpy as np
 
+from neyman.analysis.inputs import event_files, identity
 from neyman.analysis.ratio_config import RatioConfig, SampleFiles
 from neyman.analysis.simulation import derive
-from neyman.analysis.steps import file_key
-from neyman.errors import ConfigError
 from neyman.events import EventTable
-from neyman.events.columns import ParquetSource, RootSource, expand, require
+from neyman.events.columns import ParquetSource, RootSource, require
 from neyman.training import held_out
 
 Side = Literal["numerator", "denominator"]
 SIDES: tuple[Side, Side] = ("numerator", "denominator")
 PARTS = ("training", "first half", "second half")
 _ENTRY, _PART = "entry", "neyman_part"
-_SUFFIXES = (".root", ".parquet")
 
 
 @dataclass(frozen=True)
@@ -42,14 +40,14 @@ class RatioEvents:
     @classmethod
     def find(cls, config: RatioConfig, home: Path) -> RatioEvents:
         """Resolve the files of a configuration in the folder `home`."""
-        return cls(config, {side: _files(_section(config, side), home) for side in SIDES})
+        return cls(config, {side: event_files(_section(config, side).files, home) for side in SIDES})
 
     def key(self) -> tuple[Any, ...]:
         """Everything that the split events depend on."""
         config = self.config
         sections = [_section(config, side).model_dump(exclude={"label", "files"}) for side in SIDES]
         columns = (config.features, config.parameters, config.estimator == "lre")
-        files = [[_identity(path) for path in self.files[side]] for side in SIDES]
+        files = [[identity(path) for path in self.files[side]] for side in SIDES]
         return (*columns, config.seed, config.checks.fraction, sections, files)
 
     def write(self, folder: Path, progress: Callable[[int, int], None]) -> dict[str, Any]:
@@ -164,22 +162,6 @@ class SplitEvents:
 
 def _section(config: RatioConfig, side: Side) -> SampleFiles:
     return config.numerator if side == "numerator" else config.denominator
-
-
-def _files(section: SampleFiles, home: Path) -> list[str]:
-    found = expand([f if "://" in f else str(home / f) for f in section.files], ".parquet")
-    for path in found:
-        if not path.endswith(_SUFFIXES):
-            raise ConfigError(
-                f"{Path(path).name} is of no known kind",
-                where=path,
-                expected=f"a {' or '.join(_SUFFIXES)} file",
-            )
-    return found
-
-
-def _identity(path: str) -> tuple[str, str]:
-    return (path, "") if "://" in path else file_key(path)
 
 
 def _common_columns(files: Sequence[str], tree: str) -> list[str]:

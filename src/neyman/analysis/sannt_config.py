@@ -23,7 +23,7 @@ from neyman.analysis.sannt_sections import (
     SystematicSection,
     Text,
 )
-from neyman.errors import ConfigError, NeymanError, nearest
+from neyman.errors import ConfigError, nearest
 from neyman.events import expression
 from neyman.networks import MLP
 from neyman.sannt import ClassConstraint
@@ -316,10 +316,4 @@ def load_sannt_config(path: str | os.PathLike[str]) -> SanntConfig:
 
 def parse_sannt_config(document: Mapping[str, Any], *, where: str) -> SanntConfig:
     """Check a configuration given as a dictionary."""
-    try:
-        return check(SanntConfig, dict(document), where=where)
-    except NeymanError as error:
-        if error.where is not None:
-            raise
-        # A network or training setting refuses its own values and does not know the file.
-        raise type(error)(error.what, where=where, expected=error.expected, fix=error.fix) from error
+    return check(SanntConfig, dict(document), where=where)

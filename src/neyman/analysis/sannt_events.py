@@ -12,6 +12,7 @@ import hist
 import numpy as np
 from numpy.typing import NDArray
 
+from neyman.analysis.inputs import event_files, identity
 from neyman.analysis.sannt_config import SanntConfig
 from neyman.analysis.sannt_reading import (
     ENTRY,
@@ -20,8 +21,6 @@ from neyman.analysis.sannt_reading import (
     Reader,
     Reading,
     Selected,
-    files_of,
-    identity,
     weight_column,
 )
 from neyman.analysis.sannt_sections import DATA, SIDES
@@ -53,15 +52,15 @@ class SanntEvents:
     @classmethod
     def find(cls, config: SanntConfig, home: Path) -> SanntEvents:
         """Resolve the files of a configuration in the folder `home`."""
-        readings = [Reading(files_of(s.files, home), s, s.name) for s in config.samples]
+        readings = [Reading(event_files(s.files, home), s, s.name) for s in config.samples]
         for s in config.systematics:
             if s.files is not None and s.samples is not None:
                 sample = next(one for one in config.samples if one.name == s.samples[0])
                 for side, suffix in SUFFIX.items():
-                    found = files_of(getattr(s.files, side), home)
+                    found = event_files(getattr(s.files, side), home)
                     readings.append(Reading(found, sample, sample.name, s.name + suffix))
         if config.data is not None:
-            readings.append(Reading(files_of(config.data.files, home), config.data, DATA))
+            readings.append(Reading(event_files(config.data.files, home), config.data, DATA))
         return cls(config, readings)
 
     def key(self) -> tuple[Any, ...]:

@@ -27,7 +27,6 @@ from neyman.analysis.sannt_model import (
 )
 from neyman.analysis.simulation import derive
 from neyman.analysis.steps import Stamp, Steps, code_digest, noted
-from neyman.errors import WorkspaceError
 from neyman.files import digest, jsonable, read_json, write_json
 from neyman.sannt import SANNT, train
 from neyman.workspace import Draft, Treated, read
@@ -246,17 +245,6 @@ class _Job:
             specs: dict[str, Any] = {}
             treated: list[Treated] = []
 
-            def exported(*arguments: Any, **options: Any) -> dict[str, Any]:
-                try:
-                    return sannt_workspace(*arguments, **options)
-                except WorkspaceError as error:
-                    fix = (error.fix or "").replace(
-                        "floor_negative of a Treatment", "floor_negative in [export]"
-                    )
-                    raise WorkspaceError(
-                        error.what, where=error.where, expected=error.expected, fix=fix or None
-                    ) from error
-
             for stage in STAGES:
                 found = histograms(trained.summary["result"][stage]["histograms"])
                 options: dict[str, Any] = {
@@ -265,7 +253,7 @@ class _Job:
                     "bounds": config.fit.bounds,
                     "treatment": config.export,
                 }
-                specs[stage] = exported(
+                specs[stage] = sannt_workspace(
                     found,
                     config.signals,
                     normalisations(config),

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,16 +19,14 @@ from neyman.analysis.sannt_sections import (
     SystematicSection,
 )
 from neyman.analysis.simulation import NAMING, NOMINAL
-from neyman.analysis.steps import file_key
 from neyman.errors import ConfigError
 from neyman.events import EventTable, expression
-from neyman.events.columns import Columns, ParquetSource, RootSource, Source, check_finite, expand, require
+from neyman.events.columns import Columns, ParquetSource, RootSource, Source, check_finite, require
 
 Array = NDArray[np.float64]
 ENTRY = "entry"
 SUFFIX = dict(zip(SIDES, (NAMING.up, NAMING.down), strict=True))
 Key = tuple[str, str, str]  # region, sample (or estimate, or data), variation
-_SUFFIXES = (".root", ".parquet")
 _FILE = 1 << 40  # entries of a file at most: the identity of an event is its file and its row
 
 
@@ -107,10 +104,12 @@ class Selected:
     beside: dict[tuple[str, str], list[EventTable]] = field(default_factory=dict)
 
     def features(self, region: str) -> tuple[str, ...]:
+        """Return the columns that are kept of a region's events."""
         observable = self.config.regions[region].observable
         return self.config.features if observable is None else (observable,)
 
     def table(self, key: Key) -> EventTable:
+        """Return the events of a region, sample and variation."""
         features = self.features(key[0])
         # A sample may have no events in a region, and then has no columns either.
         made = self.parts.get(key) or [
@@ -139,6 +138,13 @@ class Reader:
     found: Selected
 
     def read(self) -> None:
+        """Read all files, every region and variation in one pass.
+
+        Raises
+        ------
+        ConfigError, InputError
+            When a column is missing or has two meanings, or an expression gives what it must not.
+        """
         section, new = self.reading.section, self.config.columns
         for k, path in enumerate(self.reading.files):
             source: Source = RootSource(path, section.tree) if path.endswith(".root") else ParquetSource(path)
@@ -277,19 +283,3 @@ def _numbers(name: str, value: Any, n: int) -> NDArray[Any]:
     if array.dtype.kind not in "biuf":
         raise ConfigError(f"{name!r} gives {array.dtype}", expected="a number per event")
     return np.broadcast_to(array, n)
-
-
-def files_of(given: Sequence[str], home: Path) -> list[str]:
-    found = expand([f if "://" in f else str(home / f) for f in given], ".parquet")
-    for path in found:
-        if not path.endswith(_SUFFIXES):
-            raise ConfigError(
-                f"{Path(path).name} is of no known kind",
-                where=path,
-                expected=f"a {' or '.join(_SUFFIXES)} file",
-            )
-    return found
-
-
-def identity(path: str) -> tuple[str, str]:
-    return (path, "") if "://" in path else file_key(path)

@@ -187,7 +187,7 @@ def discriminant(
     factor = _round_factor(samples, signal)
     name = shown[signal] if factor == 1 else f"{shown[signal]} × {factor}"
     main.stairs(factor * samples[signal], edges, baseline=None, color=RED, linewidth=1.8, label=name)
-    low, high = _poisson(observed)
+    low, high = poisson_interval(observed)
     main.errorbar(
         centre, observed, [observed - low, high - observed], fmt="o", color=INK, markersize=3.5, linewidth=1.1,
         label="observed",
@@ -228,7 +228,7 @@ def _round_factor(samples: Mapping[str, Array], signal: str) -> int:
     return max((step for step in steps if step <= room), default=1)
 
 
-def _poisson(counts: Array) -> tuple[Array, Array]:
+def poisson_interval(counts: Array) -> tuple[Array, Array]:
     """Garwood's central 68 % interval of Poisson means."""
     from scipy.stats import chi2
 

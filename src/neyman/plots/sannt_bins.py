@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from neyman.errors import InputError, nearest
-from neyman.plots.distributions import _poisson
+from neyman.plots.distributions import poisson_interval
 from neyman.plots.sannt import STAGES, caption, signal_names
 from neyman.plots.style import (
     BLUE,
@@ -344,7 +344,7 @@ def _stack(axes: Axes, bins: _Bins, edges: Array, look: _Look) -> None:
             label=look.names[name] if factor == 1 else f"{look.names[name]} × {factor}",
         )  # fmt: skip
     if bins.observed is not None:
-        below, above = _poisson(bins.observed)
+        below, above = poisson_interval(bins.observed)
         axes.errorbar(
             0.5 * (edges[1:] + edges[:-1]), bins.observed, [bins.observed - below, above - bins.observed],
             fmt="o", color=INK, markersize=3.5, linewidth=1.1,

@@ -86,6 +86,12 @@ def control_information(
                 slopes[:, order.index(parameter)] += _slope(up, down, nominal, direction)
             for one in templates.normalisations:
                 if process in one.processes:
+                    if one.parameter in varied:
+                        raise TrainingError(
+                            f"{one.parameter!r} varies the histogram and is a normalisation too",
+                            where=where,
+                            expected="one effect of a parameter on a process",
+                        )
                     slopes[:, order.index(one.parameter)] += one.slope(direction) * nominal
             jacobian = jacobian + slopes
         try:

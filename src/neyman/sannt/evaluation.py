@@ -20,10 +20,13 @@ from neyman.sannt.measurement import Measurement, negative_class
 from neyman.sannt.noise import variation_noise
 from neyman.sannt.objective import exact_rows, outputs
 from neyman.sannt.result import Stage, Uncertainty
+from neyman.sannt.rows import rows_of
 from neyman.sannt.templates import NOMINAL, Direction, Templates
 from neyman.training import History
 
 Array = NDArray[np.float64]
+Index = NDArray[np.int64]
+Notes = dict[tuple[str, ...], str]
 
 
 @dataclass(frozen=True)
@@ -36,7 +39,7 @@ class Fold:
         All members.
     best
         The member to export.
-    evaluation
+    judge
         Events that have not trained it; those of all folds together have the full yields.
     history
         Of the training.
@@ -44,7 +47,7 @@ class Fold:
 
     network: BinnedStack
     best: int
-    evaluation: Templates
+    judge: Templates
     history: History
 
 
@@ -59,8 +62,10 @@ def evaluate(
     direction: Direction,
     seed: int,
     notes: Mapping[str, str],
-) -> Stage:
-    """Judge the networks of one or two folds.
+    name: str,
+    noise: float,
+) -> tuple[Stage, Notes]:
+    """Judge the networks of one or two folds; also say what is wrong with their bins.
 
     Raises
     ------
@@ -90,61 +95,57 @@ def evaluate(
             for k, fold in enumerate(folds)
         ),
     )
-    return Stage(
+    whole, bins, offsets = _binned(classifier, [fold.judge for fold in folds])
+    stage = Stage(
         classifier,
         _uncertainty(measurement, merged),
         _members(measurement, members),
         _impacts(measurement, merged),
-        _histograms(classifier, [fold.evaluation for fold in folds]),
+        _histograms(classifier, whole, bins, offsets),
         tuple(fold.history for fold in folds),
     )
+    said = _notes(stage, measurement, whole, bins, offsets[-1], noise)
+    if lost := len(members) - len(stage.members):
+        said["members",] = (
+            f"{lost} of {len(members)} networks cannot measure all strengths and are left out of the spread"
+        )
+    return stage, {about: text if about[0] == "noise" else f"{text} ({name})" for about, text in said.items()}
 
 
-def stage_warnings(
+def _notes(
     stage: Stage,
-    folds: Sequence[Templates],
     measurement: Measurement,
-    *,
-    name: str,
+    whole: Templates,
+    bins: Sequence[Index],
+    n_bins: int,
     share: float,
-    n_members: int,
-) -> dict[tuple[str, ...], str]:
-    """Say what is wrong with the bins of a stage, by subject: noisy variations, processes in one bin."""
+) -> Notes:
+    """Say what is wrong with the bins of a stage: noisy variations, processes in one bin, channels that are lost."""
     classifier = stage.classifier
-    bins, _ = _bins(classifier, folds)
-    n_bins = sum(classifier.n_bins(channel) for channel in classifier.channels)
-    whole, joined = _joined(folds, bins)
     contents = {process: np.zeros(n_bins) for process in whole.processes}
-    for block, own in zip(whole.blocks, joined, strict=True):
+    for block, own in zip(whole.blocks, bins, strict=True):
         for (process, category), weight in zip(block.keys, block.weight, strict=True):
             if category == NOMINAL:
                 contents[process] += np.bincount(own, weight, minlength=n_bins)
     expected = np.sum(list(contents.values()), axis=0)
-    noise = variation_noise(whole, joined, n_bins, expected)
-    notes: dict[tuple[str, ...], str] = {
-        (one.process, one.parameter): text for one in noise if (text := one.complaint(share)) is not None
-    }
-    empty = [channel for channel in classifier.channels if channel not in stage.histograms]
-    if lost := n_members - len(stage.members):
-        notes["members", name] = (
-            f"{lost} of {n_members} networks cannot measure all strengths and are left out of the spread ({name})"
-        )
-    notes |= {
-        (
-            "one bin",
-            channel,
-        ): f"only one bin is left in {channel}: the fit is a counting experiment there ({name})"
-        for channel in stage.histograms
-        if classifier.n_bins(channel) == 1
-    }
-    notes |= {("empty", channel): f"no events are left in {channel} ({name})" for channel in empty}
+    notes: Notes = {}
+    for one in variation_noise(whole, list(bins), n_bins, expected):
+        if (text := one.complaint(share)) is not None:
+            notes["noise", one.process, one.parameter] = text
+    for channel in classifier.channels:
+        if channel not in stage.histograms:
+            notes["empty", channel] = f"no events are left in {channel}"
+        elif classifier.n_bins(channel) == 1:
+            notes["one bin", channel] = (
+                f"only one bin is left in {channel}: the fit is a counting experiment there"
+            )
     full = measurement.check_processes(contents)
-    return notes | {("full", process): f"{text} ({name})" for process, text in full.items()}
+    return notes | {("full", process): text for process, text in full.items()}
 
 
 def _rows(fold: Fold, filling: Filling, direction: Direction) -> torch.Tensor:
     device = next(fold.network.parameters()).device
-    rows = fold.evaluation.rows(direction, dtype=torch.float64, device=device)
+    rows = rows_of(fold.judge, direction, dtype=torch.float64, device=device)
     with torch.no_grad():
         edges = fold.network.edges()
         index = filling.index(filling.scores(outputs(fold.network, rows.x)), edges)
@@ -204,7 +205,7 @@ def _exported(fold: Fold, model: Architecture, notes: Mapping[str, str]) -> Mode
         }
     )
     description = Description(
-        features=fold.evaluation.features,
+        features=fold.judge.features,
         parts=(Part.model_validate({"network": model, "members": 1, "outputs": outputs_}),),
         kind="score",
         notes=dict(notes),
@@ -212,37 +213,25 @@ def _exported(fold: Fold, model: Architecture, notes: Mapping[str, str]) -> Mode
     return Model([copy], description)
 
 
-def _bins(
-    classifier: Classifier, folds: Sequence[Templates]
-) -> tuple[list[list[NDArray[np.int64]]], list[int]]:
-    """Bin of every event among all channels, and where each channel begins."""
+def _binned(classifier: Classifier, folds: Sequence[Templates]) -> tuple[Templates, list[Index], list[int]]:
+    """The events of all folds as one set, the bin of every event among all channels, and where each channel begins."""
     sizes = [classifier.n_bins(channel) for channel in classifier.channels]
     offsets = [0, *np.cumsum(sizes).tolist()]
-    found = []
+    found: list[list[Index]] = []
     for templates, model, own in zip(folds, classifier.models, classifier.bins, strict=True):
         places = np.array([offsets[c] + b for c, b in own.places()])
         found.append([places[raw_index(model, own, block.x)] for block in templates.blocks])
-    return found, offsets
-
-
-def _joined(
-    folds: Sequence[Templates], bins: Sequence[Sequence[NDArray[np.int64]]]
-) -> tuple[Templates, list[NDArray[np.int64]]]:
-    """The events of all folds as one set."""
     if len(folds) == 1:
-        return folds[0], list(bins[0])
-    whole = folds[0].joined(folds[1])
-    return whole, [np.concatenate(both) for both in zip(*bins, strict=True)]
+        return folds[0], found[0], offsets
+    return folds[0].joined(folds[1]), [np.concatenate(both) for both in zip(*found, strict=True)], offsets
 
 
 def _histograms(
-    classifier: Classifier, folds: Sequence[Templates]
+    classifier: Classifier, whole: Templates, bins: Sequence[Index], offsets: Sequence[int]
 ) -> dict[str, dict[str, hist.Hist[hist.storage.Weight]]]:
-    bins, offsets = _bins(classifier, folds)
-    whole, joined = _joined(folds, bins)
     n_bins = offsets[-1]
     columns: dict[str, dict[str, tuple[Array, Array]]] = {process: {} for process in whole.processes}
-    for block, own in zip(whole.blocks, joined, strict=True):
+    for block, own in zip(whole.blocks, bins, strict=True):
         for (process, category), weight in zip(block.keys, block.weight, strict=True):
             columns[process][category] = (
                 np.bincount(own, weight, minlength=n_bins).astype(np.float64),

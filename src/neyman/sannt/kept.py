@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -63,13 +63,12 @@ def forget(folder: Path) -> None:
         file.unlink()
 
 
-def training_key(plan: object, *parts: Templates) -> str:
-    """Return the digest of the options and of all events of a training."""
-    found = hashlib.sha256(repr(plan).encode())
-    for value in vars(plan).values():
-        for tensor in (value, getattr(value, "control", None)):
-            if isinstance(tensor, torch.Tensor):
-                found.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+def training_key(options: str, tensors: Sequence[torch.Tensor | None], parts: Sequence[Templates]) -> str:
+    """Return the digest of the options, as text, their tensors, and all events of a training."""
+    found = hashlib.sha256(options.encode())
+    for tensor in tensors:
+        if tensor is not None:
+            found.update(tensor.detach().cpu().contiguous().numpy().tobytes())
     for part in parts:
         found.update(repr((part.features, part.strengths, part.parameters, part.normalisations)).encode())
         for block in part.blocks:

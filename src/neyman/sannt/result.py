@@ -52,7 +52,8 @@ class Stage:
     uncertainty
         Expected uncertainty of the strengths.
     members
-        That of every member of the ensemble.
+        That of every member of the ensemble that can measure all strengths; where the cross-entropy network is kept,
+        those of the training that brought nothing.
     impacts
         For each signal, what the expected error of each nuisance parameter does to its strength,
         :math:`\\mathrm{cov}(r, \\theta)/\\sigma_\\theta`.

@@ -8,10 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from neyman.errors import TrainingError, nearest
@@ -19,9 +18,6 @@ from neyman.events import EventTable
 from neyman.events.draws import uniform
 from neyman.sannt.variations import Normalisation, Variation
 from neyman.training import held_out
-
-if TYPE_CHECKING:
-    from neyman.sannt.rows import Rows
 
 NOMINAL = "nominal"
 Direction = Literal["average", "up", "down"]
@@ -199,7 +195,7 @@ class Templates:
         """Return the events of one of two folds, with their own weights."""
         return self._chosen([block.second == second for block in self.blocks])
 
-    def half(self, *, held_out: bool, rescale: bool = True) -> Templates:
+    def half(self, *, held_out: bool) -> Templates:
         """Return the held-out events or the others, every template scaled to its full yield.
 
         Raises
@@ -208,7 +204,7 @@ class Templates:
             When the weights of a template have no positive sum there.
         """
         chosen = self._chosen([block.held_out == held_out for block in self.blocks])
-        return chosen.scaled_like(self, "held-out" if held_out else "training") if rescale else chosen
+        return chosen.scaled_like(self, "held-out" if held_out else "training")
 
     def joined(self, other: Templates) -> Templates:
         """Return the events of two folds together."""
@@ -251,19 +247,6 @@ class Templates:
         block = next(block for block in self.blocks if key in block.keys)
         return block.x, block.weight[block.keys.index(key)]
 
-    def rows(
-        self,
-        direction: Direction = "average",
-        *,
-        dtype: torch.dtype,
-        device: torch.device | None = None,
-        judge: Templates | None = None,
-    ) -> Rows:
-        """Return the sums of a Fisher information as weights of events, see :func:`neyman.sannt.rows.rows_of`."""
-        from neyman.sannt.rows import rows_of
-
-        return rows_of(self, direction, dtype=dtype, device=device, judge=judge)
-
     def _chosen(self, masks: Sequence[NDArray[np.bool_]]) -> Templates:
         blocks = [
             Block(
@@ -304,14 +287,11 @@ def _strengths(
 
 def _block(group: Mapping[Key, EventTable], fraction: float, seed: int) -> Block:
     first = next(iter(group.values()))
-    entry = None
-    second = np.zeros(len(first), dtype=np.bool_)
+    held = held_out(first, fraction, seed=seed)  # checks that the ids are integers
+    entry, second = None, np.zeros(len(first), dtype=np.bool_)
     if "entry" in first.extra:
-        held = held_out(first, fraction, seed=seed)  # checks that the ids are integers
         entry = first.extra["entry"].astype(np.int64)
         second = in_second_fold(entry, seed)
-    else:
-        held = held_out(first, fraction, seed=seed)
     weight = np.stack([table.weight for table in group.values()])
     return Block(first.x, tuple(group), weight, entry, second, held)
 

@@ -32,13 +32,13 @@ from neyman.sannt.arguments import (
 from neyman.sannt.binned import BinnedStack
 from neyman.sannt.classes import check_classes, cross_entropy
 from neyman.sannt.control import Channels, control_information, control_parameters
-from neyman.sannt.evaluation import Fold, evaluate, stage_warnings
+from neyman.sannt.evaluation import Fold, Notes, evaluate
 from neyman.sannt.filling import Exact, Filling
 from neyman.sannt.kept import Kept, forget, training_key
 from neyman.sannt.measurement import Measurement
 from neyman.sannt.objective import ClassConstraint, ExpectedUncertainty
 from neyman.sannt.result import SANNT, Stage
-from neyman.sannt.rows import Rows
+from neyman.sannt.rows import Rows, rows_of
 from neyman.sannt.scan import EdgeScan
 from neyman.sannt.templates import Direction, Templates
 from neyman.sannt.variations import Normalisation, Variation
@@ -139,12 +139,13 @@ def train(
     mc_stat
         Whether the uncertainty contains the statistics of the simulation.
     min_effective
-        Bins with fewer effective simulated events are merged with the next, in training and for the fit.
+        Bins with fewer effective simulated events of the backgrounds are merged with the next, in training and for the
+        fit.
     noise
         A warning names variations whose statistical uncertainty is at least this fraction of their effect.
     direction
-        Derivative to a nuisance parameter at 0: ``average`` of up and down, which is what pyhf's default interpolation
-        has, or that of ``up`` or ``down`` alone.
+        Derivative to a nuisance parameter at 0: ``average``, half the difference of up and down for variations and the
+        slope of pyhf's default interpolation for normalisations, or that of ``up`` or ``down`` alone.
     batch
         Fraction of the events that have a gradient in a step, chosen anew each time; the contents of the bins always
         are those of all events, so that the gradient is unbiased. None: all events.
@@ -280,21 +281,23 @@ def train(
         )
         for k, (part, judge) in enumerate(zip(parts, judges, strict=True))
     ]
+    stages, found = [], []
+    for name, filling_, pair in zip(
+        ("cross-entropy network", "trained network"),
+        (_EXACT, own_filling),
+        zip(*done, strict=True),
+        strict=True,
+    ):
+        stage, said = _stage(plan, pair, filling_, region, name=name, noise=noise)
+        stages.append(stage)
+        found.append(said)
     if folder is not None:
         forget(folder)
-    stages = [
-        _stage(plan, [pair[k] for pair in done], filling_, region)
-        for k, filling_ in enumerate((_EXACT, own_filling))
-    ]
     if own_filling.pretrained and not stages[1].uncertainty.total <= stages[0].uncertainty.total:
         # Only with two folds: one fold is judged by the events that chose the state.
         stages[1] = replace(stages[0], members=stages[1].members, histories=stages[1].histories)
-    notes: dict[tuple[str, ...], str] = {}
-    for name, stage in zip(("cross-entropy network", "trained network"), stages, strict=True):
-        notes = (
-            stage_warnings(stage, judges, plan.measurement, name=name, share=noise, n_members=ensemble)
-            | notes
-        )
+        found[1] = {}
+    notes = found[1] | found[0]
     for text in notes.values():
         warnings.warn(text, NeymanWarning, stacklevel=2)
     return SANNT(
@@ -340,10 +343,12 @@ def _train_fold(
         seed=plan.seed,
         device=device,
     )
-    kept = Kept(checkpoints, training_key(plan, training, selection))
+    kept = Kept(
+        checkpoints, training_key(repr(plan), [plan.edges, plan.measurement.control], [training, selection])
+    )
     history = kept.run("pretraining", network, entropy, plan.pretraining, progress)
     rows = [
-        half.rows(plan.direction, dtype=torch.float32, device=device, judge=statistics)
+        rows_of(half, plan.direction, dtype=torch.float32, device=device, judge=statistics)
         for half in (training, selection)
     ]
     before = _objective(plan, rows, _EXACT, plan.measurement)
@@ -391,12 +396,14 @@ def _objective(
     )
 
 
-def _stage(plan: _Plan, folds: Sequence[Fold], filling: Filling, region: str) -> Stage:
+def _stage(
+    plan: _Plan, folds: Sequence[Fold], filling: Filling, region: str, *, name: str, noise: float
+) -> tuple[Stage, Notes]:
     measurement = replace(plan.measurement, ordered=filling.ordered)
     notes = {
         "output": "logits; scores are their sigmoids" if filling.ordered else "one output a bin",
         "signals": ", ".join(plan.measurement.signals),
-        "processes": ", ".join(folds[0].evaluation.processes),
+        "processes": ", ".join(folds[0].judge.processes),
     }
     return evaluate(
         folds,
@@ -408,6 +415,8 @@ def _stage(plan: _Plan, folds: Sequence[Fold], filling: Filling, region: str) ->
         direction=plan.direction,
         seed=plan.seed,
         notes=notes,
+        name=name,
+        noise=noise,
     )
 
 

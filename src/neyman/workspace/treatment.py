@@ -152,7 +152,7 @@ class Treating:
             raise WorkspaceError(
                 f"bin {bad[0]} has a negative expectation {values[bad[0]]:.4g}",
                 where=self.where,
-                fix="merge bins, or use more events where weights are negative, or set floor_negative of a Treatment",
+                fix="merge bins, or use more events where weights are negative, or set floor_negative (of a Treatment, or in [export])",
             )
         return self._floored(values, category, category)
 
@@ -262,7 +262,7 @@ class Treating:
                 f"bin {bad[0]} of {category!r} is negative{by}: {values[bad[0]]:.4g} events",
                 where=self.where,
                 expected="expected events of 0 or more in every bin",
-                fix="merge bins, use more events, or set floor_negative of a Treatment",
+                fix="merge bins, use more events, or set floor_negative (of a Treatment, or in [export])",
             )
         return self._floored(values, name, category)
 
