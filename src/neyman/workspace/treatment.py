@@ -152,7 +152,8 @@ class Treating:
             raise WorkspaceError(
                 f"bin {bad[0]} has a negative expectation {values[bad[0]]:.4g}",
                 where=self.where,
-                fix="merge bins, or use more events where weights are negative, or set floor_negative (of a Treatment, or in [export])",
+                fix="merge bins, or use more events where weights are negative, or set floor_negative "
+                "(of a Treatment, or in [export])",
             )
         return self._floored(values, category, category)
 
