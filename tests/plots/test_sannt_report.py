@@ -220,9 +220,9 @@ def test_numbers_of_the_results_are_on_the_page(written: tuple[Path, str]) -> No
 
 def test_scarce_bins_are_marked(written: tuple[Path, str]) -> None:
     _, text = written
-    # (Σw)² / Σw² of the second bin: 14 / 0.05 before and 9 / 0.05 after, below the 1000 of the configuration.
-    assert '<span class="bad">280</span>' in text
-    assert '<span class="bad">180</span>' in text
+    # (Σw)² / Σw² of the background: 10 / 0.05 before and 5 / 0.05 after, below the 1000 of the configuration.
+    assert '<span class="bad">200</span>' in text
+    assert '<span class="bad">100</span>' in text
 
 
 def test_bare_training_is_enough(page: Any) -> None:

@@ -338,12 +338,15 @@ def test_two_signals_with_one_strength() -> None:
     }
     result = toy.run(signal_table=halves, strengths={"r": ("one", "two")})
     assert result.signals == ("r",)
+    assert result.to_dict()["strengths"] == {"r": ["one", "two"]}
     assert result.processes == ("one", "two", "background")
     assert result.trained.uncertainty.total < 0.95 * result.pretrained.uncertainty.total
     models = {
         name: SampleModel(normfactors=("r",) if name != "background" else ()) for name in result.processes
     }
     spec = from_hists(result.trained.histograms, models, poi="r", staterror=False)
+    drawn = ny.plots.sannt_histograms(result)  # both processes of the strength are signals of the figure
+    assert {"one", "two", "background"} <= {text.get_text() for text in drawn.legends[0].get_texts()}
     fit = ny.fit(ny.Likelihood.from_pyhf(spec))
     assert fit.errors["r"] == pytest.approx(result.trained.uncertainty.total, rel=0.01)
     for strengths, message in (

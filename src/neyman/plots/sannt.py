@@ -55,6 +55,12 @@ def signal_names(result: Mapping[str, Any]) -> tuple[str, ...]:
     return signals
 
 
+def signal_processes(result: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return the processes that the signal strengths scale; a strength alone has the name of its process."""
+    given = result.get("strengths") or {}
+    return tuple(process for name in signal_names(result) for process in given.get(name, (name,)))
+
+
 def caption(
     stage: str,
     uncertainty: Mapping[str, Any],

@@ -11,7 +11,7 @@ import numpy as np
 
 from neyman.errors import InputError, nearest
 from neyman.plots.distributions import poisson_interval
-from neyman.plots.sannt import STAGES, caption, signal_names
+from neyman.plots.sannt import STAGES, caption, signal_names, signal_processes
 from neyman.plots.style import (
     BLUE,
     GREY,
@@ -202,12 +202,13 @@ def sannt_histograms(
         When there is no such channel, a signal has no histogram, or numbers of bins differ.
     """
     data, names, counts = plain(result), dict(labels or {}), observed or {}
-    signals = signal_names(data)
+    signals = signal_processes(data)
     stages = [_channels(data, key, channel, signals, counts if key == "trained" else {}) for key in STAGES]
     look = _Look.of(stages, signals, names)
     one = len(stages[0]) == 1
     titles = [
-        caption(name, data[key]["uncertainty"], signals, names, lines=one) for key, name in STAGES.items()
+        caption(name, data[key]["uncertainty"], signal_names(data), names, lines=one)
+        for key, name in STAGES.items()
     ]
     drawn = _pair(stages, titles, look) if one else _blocks(stages, titles, look, names)
     handles = _legend(look, observed=bool(counts))

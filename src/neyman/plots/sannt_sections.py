@@ -12,7 +12,7 @@ import numpy as np
 
 from neyman.plots import sections, words
 from neyman.plots.markup import Html, badge, bullets, details, escape, join, table, tag
-from neyman.plots.sannt import STAGES
+from neyman.plots.sannt import STAGES, signal_processes
 from neyman.plots.style import numbers
 
 Results = Mapping[str, Any]
@@ -303,24 +303,29 @@ def _effective(results: Results, config: Results, labels: Mapping[str, str]) -> 
         (config.get("bins") or {}).get("min_effective") if isinstance(config.get("bins"), Mapping) else None
     )
     stages = [results["sannt"][key]["histograms"] for key in STAGES]
+    signals = signal_processes(results["sannt"])
     rows = []
     for channel in dict.fromkeys(name for stage in stages for name in stage):
         cells: list[Any] = []
         for stage in stages:
-            smallest = _smallest(stage[channel]) if channel in stage else None
+            smallest = _smallest(stage[channel], signals) if channel in stage else None
             low = smallest is not None and least is not None and smallest < least
             text = "–" if smallest is None else f"{smallest:,.0f}"
             cells.append(tag("span", text, class_="bad") if low else text)
         rows.append((labels.get(channel, channel), *cells))
-    note = "(Σw)² / Σw² of all processes in the bin with the fewest"
+    note = "(Σw)² / Σw² of the backgrounds in the bin with the fewest"
     if least is not None:
         note += f"; bins below {least:g} are merged"
     return table(("channel", *STAGES.values()), rows, note=note)
 
 
-def _smallest(processes: Results) -> float | None:
-    total = np.sum([numbers(one["nominal"]) for one in processes.values()], axis=0)
-    variance = np.sum([numbers(one["variance"]) for one in processes.values()], axis=0)
+def _smallest(processes: Results, signals: Sequence[str]) -> float | None:
+    backgrounds = [one for name, one in processes.items() if name not in signals]
+    if not backgrounds:
+        return None
+    total, variance = (
+        np.sum([numbers(one[key]) for one in backgrounds], axis=0) for key in ("nominal", "variance")
+    )
     filled = (total > 0.0) & (variance > 0.0)
     return float(np.min(total[filled] ** 2 / variance[filled])) if filled.any() else None
 

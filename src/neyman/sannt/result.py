@@ -94,8 +94,10 @@ class SANNT:
 
     Parameters
     ----------
-    signals, processes, parameters
-        Names: signal strengths, all processes, nuisance parameters.
+    strengths
+        Signal strengths, and the signal processes that each scales.
+    processes, parameters
+        Names of all processes and of the nuisance parameters.
     pretrained
         The networks after cross-entropy training.
     trained
@@ -104,12 +106,17 @@ class SANNT:
         What deserves a look.
     """
 
-    signals: tuple[str, ...]
+    strengths: Mapping[str, tuple[str, ...]]
     processes: tuple[str, ...]
     parameters: tuple[str, ...]
     pretrained: Stage
     trained: Stage
     warnings: tuple[str, ...] = ()
+
+    @property
+    def signals(self) -> tuple[str, ...]:
+        """Names of the signal strengths."""
+        return tuple(self.strengths)
 
     @property
     def classifier(self) -> Classifier:
@@ -132,6 +139,7 @@ class SANNT:
         """Return plain data."""
         return {
             "signals": list(self.signals),
+            "strengths": {name: list(own) for name, own in self.strengths.items()},
             "processes": list(self.processes),
             "parameters": list(self.parameters),
             "warnings": list(self.warnings),

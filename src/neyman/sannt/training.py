@@ -301,7 +301,7 @@ def train(
     for text in notes.values():
         warnings.warn(text, NeymanWarning, stacklevel=2)
     return SANNT(
-        tuple(templates.strengths),
+        templates.strengths,
         templates.processes,
         tuple(templates.parameters),
         stages[0],
