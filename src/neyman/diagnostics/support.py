@@ -10,6 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from neyman.diagnostics.gates import Check
 from neyman.diagnostics.samples import column, matrix, weight
+from neyman.events.support import outside, rarest
 
 Array = NDArray[np.float64]
 
@@ -87,23 +88,21 @@ def support(
     l_t = column("log-ratios of the target", log_ratio_target, len(x_t))
     l_r = column("log-ratios of the reference", log_ratio_reference, len(x_r))
     w_t = w_t / w_t.sum()
-    below, above = w_t @ (x_t < x_r.min(axis=0)), w_t @ (x_t > x_r.max(axis=0))
-    order = np.argsort(l_r)[::-1]
-    missing = int(np.searchsorted(np.cumsum(w_r[order]), w_r @ w_r / w_r.sum() * (1.0 - 1e-9)))
-    threshold = float(l_r[order[missing]])
+    below, above = outside(x_t, w_t, x_r)
+    threshold = rarest(l_r, w_r)
     beyond = float(w_t @ (l_t > threshold))
     low, high = min(l_t.min(), l_r.min()), max(l_t.max(), l_r.max())
     edges = np.linspace(low, max(high, low + 1e-6), 61)
-    outside = below + above
+    share = below + above
     parts = [
-        f"{share:.2%} of the target lies outside the range of the reference in {name}"
-        for name, share in zip(names, outside, strict=True)
-        if share > tolerance
+        f"{own:.2%} of the target lies outside the range of the reference in {name}"
+        for name, own in zip(names, share, strict=True)
+        if own > tolerance
     ]
     if beyond > tolerance:
         parts.append(f"{beyond:.2%} has a log-ratio above {threshold:.3g}, where the reference has no event")
-    worst = int(np.argmax(outside))
-    fine = f"at most {outside[worst]:.2%} in a feature ({names[worst]}) and {beyond:.2%} by the log-ratio lie outside"
+    worst = int(np.argmax(share))
+    fine = f"at most {share[worst]:.2%} in a feature ({names[worst]}) and {beyond:.2%} by the log-ratio lie outside"
     return Support(
         "support", not parts, f"{', '.join(parts) or fine}; {tolerance:.2%} is accepted", names, below, above,
         threshold, beyond, edges, np.histogram(l_t, edges, weights=w_t)[0],

@@ -18,6 +18,10 @@ class Architecture(Protocol):
     def kind(self) -> str:
         """Name of the architecture in model files."""
 
+    @property
+    def body(self) -> tuple[str, ...]:
+        """Beginnings of the names of the parameters that come before the head of a classifier."""
+
     def build(
         self,
         inputs: int,

@@ -68,6 +68,8 @@ class Description(BaseModel):
         ``log_ratio`` of two densities; ``log_density``; ``score``: any other network output.
     aggregate
         How members are combined unless a caller asks for something else.
+    offsets
+        Numbers added to the output of each member, such as the logarithms of normalisations; none, or one a member.
     calibration
         Monotone map of the aggregated log-ratio.
     notes
@@ -83,6 +85,7 @@ class Description(BaseModel):
     parts: tuple[Part, ...] = Field(min_length=1, max_length=16)
     kind: Literal["log_ratio", "log_density", "score"] = "log_ratio"
     aggregate: Aggregate = "mean"
+    offsets: tuple[Annotated[float, Field(allow_inf_nan=False)], ...] = ()
     calibration: Calibration | None = None
     notes: dict[str, str] = Field(default_factory=dict)
 
@@ -97,6 +100,8 @@ class Description(BaseModel):
                 raise ValueError("only a score of a single part can have several outputs")
             if part.members not in (1, self.members):
                 raise ValueError(f"parts have {part.members} and {self.members} members")
+        if len(self.offsets) not in (0, self.members):
+            raise ValueError(f"{len(self.offsets)} offsets for {self.members} members")
         if self.calibration is not None and self.kind != "log_ratio":
             raise ValueError(f"a {self.kind} cannot have a calibration, only a log-ratio")
         return self

@@ -257,6 +257,11 @@ class NSF:
                 expected=f"one of {', '.join(get_args(Activation))}",
             )
 
+    @property
+    def body(self) -> tuple[str, ...]:
+        """A flow has no head, so nothing comes before it."""
+        return ()
+
     def build(
         self,
         inputs: int,

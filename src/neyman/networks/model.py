@@ -120,7 +120,11 @@ class Model:
                 own = inputs[:, [*range(n), *columns]]
             value = part.sign * links.log_ratio(part.link, stack(own))
             total = value if total is None else total + value
-        return total if total is not None else inputs.new_zeros(0)
+        if total is None:
+            return inputs.new_zeros(0)
+        if self.description.offsets:
+            total = total + total.new_tensor(self.description.offsets)[:, None, None]
+        return total
 
     def __call__(
         self, x: ArrayLike, z: ArrayLike | None = None, *, aggregate: Aggregate | None = None

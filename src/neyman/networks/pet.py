@@ -277,6 +277,15 @@ class PET:
             raise ConfigError(f"layer_scale of a PET is {self.layer_scale}", expected="above 0, up to 1")
 
     @property
+    def body(self) -> tuple[str, ...]:
+        """Beginnings of the names of the parameters that represent the particles, before the head."""
+        return (
+            "embedding.",
+            *(("local.",) if self.local_blocks else ()),
+            *(("blocks.",) if self.blocks else ()),
+        )
+
+    @property
     def columns(self) -> int:
         """Number of inputs that are particles."""
         return self.particles * self.particle_features

@@ -182,6 +182,11 @@ class MLP:
                 f"unknown activation {self.activation!r}", expected=f"one of {', '.join(_ACTIVATIONS)}"
             )
 
+    @property
+    def body(self) -> tuple[str, ...]:
+        """Beginnings of the names of the parameters before the output layer."""
+        return tuple(f"layers.{k}." for k in range(len(self.hidden)))
+
     def build(
         self,
         inputs: int,

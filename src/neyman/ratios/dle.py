@@ -15,7 +15,7 @@ from neyman.networks import NSF, Description, Model
 from neyman.ratios import stacks
 from neyman.ratios.density import Density, DensityRatio
 from neyman.ratios.preparation import bootstrapped, check_features, names, sample, split
-from neyman.training import DensityObjective, Settings
+from neyman.training import DensityObjective, Settings, warm_start
 
 _SPIKE = 0.01  # of the events at one and the same value
 _FEW = 10  # equal values that a small sample may have by chance
@@ -190,7 +190,7 @@ class DLE:
         _check_continuous(table)
         part = stacks.part(self.network, self.ensemble, parameters)
         if start is not None:
-            stacks.warm_start(network, start.model, table.features, parameters, like=part)
+            warm_start(network, start.model, table.features, parameters, like=part)
         stacks.freeze(network, freeze)
         kept = stacks.checkpoint(checkpoint, network, [training, validation], self, seed, freeze)
         if self.bootstrap:

@@ -20,7 +20,7 @@ from neyman.ratios.preparation import (
     split,
 )
 from neyman.ratios.ratio import Ratio
-from neyman.training import BCE, Loss, PairObjective, Settings
+from neyman.training import BCE, Loss, PairObjective, Settings, parallel, warm_start
 
 _SIDES = ("numerator", "denominator")
 
@@ -143,7 +143,7 @@ class LRE:
         )
         part = stacks.part(self.network, self.ensemble, parameters, self.loss.output_link)
         if start is not None:
-            stacks.warm_start(network, start.model, numerator.features, parameters, like=part)
+            warm_start(network, start.model, numerator.features, parameters, like=part)
         stacks.freeze(network, freeze)
         kept = stacks.checkpoint(checkpoint, network, [*training, *validation], self, seed, freeze)
         if self.bootstrap:
@@ -160,6 +160,7 @@ class LRE:
             seed=seed,
             features=(*numerator.features, *parameters),
             device=settings.torch_device,
+            share=parallel.share(settings.data_parallel),
         )
         history = stacks.fit(network, objective, settings, progress=progress, checkpoint=kept)
         description = Description(

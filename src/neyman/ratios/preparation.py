@@ -12,6 +12,7 @@ from scipy.stats import ks_2samp
 
 from neyman.errors import NeymanWarning, TrainingError, nearest
 from neyman.events import EventTable
+from neyman.events.support import outside
 from neyman.networks import Scaling
 from neyman.training import Sample, held_out
 
@@ -114,11 +115,10 @@ def check_features(numerator: EventTable, denominator: EventTable) -> None:
         )
     if not len(numerator) or not len(denominator):
         return  # the training says which class is empty
-    low, high = denominator.x.min(axis=0), denominator.x.max(axis=0)
-    outside = (numerator.x < low) | (numerator.x > high)
-    share = np.abs(numerator.weight) @ outside / np.abs(numerator.weight).sum()
+    share = np.add(*outside(numerator.x, numerator.weight, denominator.x))
     worst = int(np.argmax(share))
     if share[worst] > _OUTSIDE:
+        low, high = denominator.x.min(axis=0), denominator.x.max(axis=0)
         warnings.warn(
             f"{100 * share[worst]:.1f}% of the numerator lies outside the range of the denominator in "
             f"{numerator.features[worst]!r} ([{low[worst]:.4g}, {high[worst]:.4g}]): the ratio is not defined there; "

@@ -5,6 +5,9 @@
 * `PairObjective` is the two-class objective of ratio estimation and unfolding; `BCE` and `MLC` are its losses, which
   know the log-ratio of their minimum. `DensityObjective` trains flows, `ResidualObjective` what they miss.
 * `ECD` is the energy-conserving optimizer; `default_eta` and `default_F0` choose its constants.
+* `ReweightObjective` is the same for two weightings of the same events.
+* `join` makes processes share the batches of a training (``torchrun``).
+* `warm_start` gives a stack the weights of trained networks.
 * `held_out` chooses the events that judge a training, in the same way for every training.
 """
 
@@ -14,9 +17,11 @@ from neyman.training.density import DensityObjective, ResidualObjective
 from neyman.training.ecd import ECD, default_eta, default_F0
 from neyman.training.loop import Objective, train
 from neyman.training.losses import BCE, MLC, Loss
-from neyman.training.pairs import PairObjective
+from neyman.training.pairs import PairObjective, ReweightObjective
+from neyman.training.parallel import join
 from neyman.training.preparation import held_out
 from neyman.training.settings import Settings
+from neyman.training.start import warm_start
 
 __all__ = [
     "BCE",
@@ -30,11 +35,14 @@ __all__ = [
     "Order",
     "PairObjective",
     "ResidualObjective",
+    "ReweightObjective",
     "Sample",
     "Settings",
     "Tensors",
     "default_F0",
     "default_eta",
     "held_out",
+    "join",
     "train",
+    "warm_start",
 ]

@@ -65,14 +65,8 @@ class Tensors:
     """
 
     def __init__(self, sample: Sample, device: torch.device | None = None) -> None:
-        total = np.asarray(sample.weight, dtype=np.float64).sum(axis=-1, keepdims=True)
-        if not (total > 0.0).all():
-            raise TrainingError(
-                f"a class has {len(sample)} events whose weights sum to {total.min():g}",
-                expected="at least one event and a positive sum of weights",
-            )
         self.x = torch.from_numpy(np.ascontiguousarray(sample.x, dtype=np.float32)).to(device)
-        self.weight = torch.from_numpy((sample.weight * (len(sample) / total)).astype(np.float32)).to(device)
+        self.weight = scaled(sample.weight, device)
         self.z: torch.Tensor | None = None
         if sample.z is not None:
             self.z = torch.from_numpy(np.ascontiguousarray(sample.z, dtype=np.float32)).to(device)
@@ -82,9 +76,35 @@ class Tensors:
 
     def take(self, rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
         """Return features, weights and z of the events at `rows`, ``(members, n)``."""
-        # As self.x[rows], four times faster.
-        weight = torch.take(self.weight, rows) if self.weight.ndim == 1 else self.weight.gather(1, rows)
-        return embedding(rows, self.x), weight, None if self.z is None else embedding(rows, self.z)
+        # embedding: as self.x[rows], four times faster.
+        return embedding(rows, self.x), picked(self.weight, rows), self.parameters(rows)
+
+    def parameters(self, rows: torch.Tensor) -> torch.Tensor | None:
+        """Return z of the events at `rows`."""
+        return None if self.z is None else embedding(rows, self.z)
+
+
+def scaled(weight: NDArray[np.float64], device: torch.device | None = None) -> torch.Tensor:
+    """Return weights, ``(n_events,)`` or ``(n_members, n_events)``, scaled to mean 1.
+
+    Raises
+    ------
+    TrainingError
+        When there are none, or they have no positive sum.
+    """
+    weight = np.asarray(weight, dtype=np.float64)
+    total, n = weight.sum(axis=-1, keepdims=True), weight.shape[-1]
+    if not (total > 0.0).all():
+        raise TrainingError(
+            f"a class has {n} events whose weights sum to {total.min():g}",
+            expected="at least one event and a positive sum of weights",
+        )
+    return torch.from_numpy((weight * (n / total)).astype(np.float32)).to(device)
+
+
+def picked(weight: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+    """Return the weights of the events at `rows`, ``(members, n)``."""
+    return torch.take(weight, rows) if weight.ndim == 1 else weight.gather(1, rows)
 
 
 class Order:

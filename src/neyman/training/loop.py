@@ -8,14 +8,14 @@ their own gradients, so an ensemble equals its members trained one by one.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from typing import Protocol
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol
 
 import torch
 
-from neyman.errors import TrainingError
+from neyman.errors import TrainingError, nearest
 from neyman.networks import Stack
-from neyman.training import memory
+from neyman.training import memory, parallel
 from neyman.training.checkpoint import Checkpoint, History, State
 from neyman.training.losses import Loss
 from neyman.training.optimizers import make, needs_closure
@@ -84,13 +84,13 @@ def train(
             run.advance()
             if run.step % every == 0 or run.step == settings.steps:
                 run.evaluate()
-                if checkpoint is not None:
+                if checkpoint is not None and run.first:
                     checkpoint.write(run.state())
             if progress is not None:
                 progress(run.step)
     run.best.restore()
     run.history.best_step.extend(run.best.step)
-    if checkpoint is not None:
+    if checkpoint is not None and run.first:
         checkpoint.remove()
     return run.history
 
@@ -102,9 +102,11 @@ class _Training:
         trained = [p for p in network.parameters() if p.requires_grad]
         if not trained:
             raise TrainingError("all parameters of the network are frozen", fix="freeze fewer layers")
+        self._trained = trained
+        self._rank, self._processes = parallel.share(settings.data_parallel)
         self.optimizer = make(
             settings.optimizer,
-            trained,
+            trained if not settings.rate_factors else _groups(network, settings.rate_factors),
             learning_rate=settings.learning_rate,
             steps=settings.steps,
             members=network.members,
@@ -117,10 +119,16 @@ class _Training:
         self.running = torch.zeros(network.members, device=self.device)
         self.history, self.step = History(), 0
 
+    @property
+    def first(self) -> bool:
+        """Whether this process writes the files of all."""
+        return self._rank == 0
+
     def advance(self) -> None:
         """Take one step."""
         for group in self.optimizer.param_groups:
-            group["lr"] = self.settings.learning_rate * self.settings.rate(self.step)
+            own = group.get("factor", 1.0)
+            group["lr"] = self.settings.learning_rate * self.settings.rate(self.step) * own
         losses = self._losses()
         if self._closure:
             self.optimizer.step(lambda: losses)  # type: ignore[arg-type, return-value]
@@ -136,12 +144,15 @@ class _Training:
         with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=mixed):
             losses = self.objective.loss(self.forward, self.step)
         active = self.best.active
-        if not bool(torch.isfinite(losses[active]).all()):
-            self._fail(losses.detach())
+        found = losses.detach().clone()
+        parallel.average([found], self._processes)
+        if not bool(torch.isfinite(found[active]).all()):
+            self._fail(found)
         # A member that has stopped keeps its place in the stack and takes no further part.
-        losses = torch.where(active, losses, self.best.loss)
-        torch.autograd.backward(losses.sum())
-        return losses.detach()
+        torch.autograd.backward(torch.where(active, losses, self.best.loss).sum())
+        if self._processes > 1:
+            parallel.average([p.grad for p in self._trained if p.grad is not None], self._processes)
+        return torch.where(active, found, self.best.loss)
 
     def _fail(self, losses: torch.Tensor) -> None:
         self.best.restore()
@@ -185,6 +196,23 @@ class _Training:
         except (KeyError, RuntimeError, ValueError) as error:
             raise TrainingError(f"the checkpoint does not fit the networks: {error}") from error
         self.history, self.step = state.history, state.step
+
+
+def _groups(network: Stack, factors: Mapping[str, float]) -> list[dict[str, Any]]:
+    """Return the trained parameters in groups of one factor on the learning rate."""
+    groups: dict[float, list[torch.Tensor]] = {}
+    for prefix in factors:
+        if not any(name.startswith(prefix) for name, _ in network.named_parameters()):
+            names = [name for name, _ in network.named_parameters()]
+            raise TrainingError(
+                f"there is no network parameter {prefix!r} with a rate of its own",
+                fix=f"nearest names: {nearest(prefix, names)}",
+            )
+    for name, parameter in network.named_parameters():
+        if parameter.requires_grad:
+            own = next((factor for prefix, factor in factors.items() if name.startswith(prefix)), 1.0)
+            groups.setdefault(own, []).append(parameter)
+    return [{"params": parameters, "factor": factor} for factor, parameters in groups.items()]
 
 
 class _Best:

@@ -8,7 +8,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -26,7 +26,7 @@ _OPTIONS: dict[str, tuple[str, ...]] = {
 
 def make(
     name: str,
-    parameters: Iterable[torch.Tensor],
+    parameters: Iterable[torch.Tensor] | Sequence[dict[str, Any]],
     *,
     learning_rate: float,
     steps: int,
@@ -41,7 +41,7 @@ def make(
     name
         ``adam`` (with decoupled weight decay, 0 unless asked for), ``lion`` or ``ecd``.
     parameters
-        The trained parameters, each of shape ``(members, ...)``.
+        The trained parameters, each of shape ``(members, ...)``; for Adam and Lion also groups of them.
     learning_rate
         Rate, or rescaled time step of ECD.
     steps
@@ -78,7 +78,7 @@ def make(
         raise ConfigError(f"learning_rate must be positive, got {learning_rate}")
     if "betas" in given:
         given["betas"] = tuple(given["betas"])
-    trained = list(parameters)
+    trained: list[Any] = list(parameters)
     if name == "ecd":
         return _ecd(trained, learning_rate, steps, members, loss, given)
     kind: Callable[..., torch.optim.Optimizer] = torch.optim.AdamW

@@ -50,6 +50,12 @@ class Settings:
         ``float32``, or ``bfloat16`` for mixed precision (useful on a GPU).
     compile
         Whether the networks go through ``torch.compile``; needs a C++ compiler.
+    rate_factors
+        Factors on the learning rate of the parameters whose names begin so, such as ``{"layers.0": 0.2}``: a network
+        that starts from a trained one may change its body more slowly than its head. Not with ``ecd``.
+    data_parallel
+        Whether the processes of a ``torch.distributed`` group (:func:`neyman.training.join`) share every batch. They
+        take the same steps as one process with the same `batch_size`, up to the rounding of sums.
     """
 
     steps: int = 2000
@@ -65,6 +71,8 @@ class Settings:
     device: str = "cpu"
     precision: Literal["float32", "bfloat16"] = "float32"
     compile: bool = False
+    rate_factors: Mapping[str, float] = field(default_factory=dict)
+    data_parallel: bool = False
 
     def __post_init__(self) -> None:
         for name in _POSITIVE:
@@ -76,6 +84,13 @@ class Settings:
             raise ConfigError(f"validation_fraction must lie between 0 and 1, got {self.validation_fraction}")
         if not 0.0 <= self.warmup < 1.0:
             raise ConfigError(f"warmup is a fraction of the steps below 1, got {self.warmup}")
+        for name, factor in self.rate_factors.items():
+            if not (factor >= 0.0 and math.isfinite(factor)):
+                raise ConfigError(f"the rate factor of {name!r} is {factor}", expected="0 or more")
+        if self.rate_factors and self.optimizer == "ecd":
+            raise ConfigError(
+                "ECD has one rate for all parameters of a network", fix="leave out rate_factors"
+            )
         for name, known in (
             ("schedule", ("cosine", "one_cycle", "constant")),
             ("optimizer", ("adam", "lion", "ecd")),

@@ -8,21 +8,28 @@ of the particle level alone. Ensembling follows Torales Acosta et al., algorithm
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import Literal
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
-from neyman.errors import ConfigError, InputError, TrainingError
+from neyman.errors import ConfigError
 from neyman.events import EventTable
-from neyman.networks import MLP, Aggregate, Architecture, Description, Model, Part, combine
-from neyman.training import BCE, Loss, PairObjective, Sample, Settings, held_out, train
-from neyman.unfolding.result import Level, StepRecord, Unfolding
+from neyman.files import digest
+from neyman.networks import MLP, NSF, Aggregate, Architecture, Model
+from neyman.training import BCE, Loss, Settings
+from neyman.unfolding.aggregate import check
+from neyman.unfolding.inputs import NOMINAL, Bootstrap, Inputs, Replica, Support, WeightSet, prepare, support
+from neyman.unfolding.iterate import Fakes, Finished, Missed, Mode, Recipe, iterate
+from neyman.unfolding.kept import Kept
+from neyman.unfolding.result import Unfolding
 
-Array = NDArray[np.float64]
-Mask = NDArray[np.bool_]
+Systematics = Mapping[str, WeightSet | ArrayLike | Sequence[WeightSet | ArrayLike]]
+Start = Model | tuple[Model | None, Model | None] | None
 
 
 @dataclass(frozen=True)
@@ -36,40 +43,75 @@ class OmniFold:
     ensemble
         Number of members, trained together.
     mode
-        ``parallel``: members are independent unfoldings, combined at the end (algorithm 1). ``step``: their weights
-        are combined after every step, and all go on from there (algorithm 2).
+        ``parallel``: members are independent unfoldings, combined at the end (algorithm 1), so that the aggregate can
+        be chosen afterwards. ``step``: their weights are combined after every step, and all go on from there
+        (algorithm 2).
     aggregate
-        How members are combined: ``mean``, ``median`` or ``truncated_mean``.
+        How weights of members are combined: ``mean``, ``median`` or ``truncated_mean``.
     network
-        Architecture of the classifiers, trained from scratch in every step.
+        Architecture of the classifiers; two where the levels are described differently, (detector, particle), such as
+        a :class:`neyman.networks.PET` of particles at one level and an :class:`neyman.networks.MLP` at the other.
     loss
         Loss and link.
     settings
-        Training of each step.
+        Training of each step: optimizer (Adam, Lion, ECD), rates, steps, early stopping.
+    warm_start
+        Whether the networks of an iteration start from those of the one before instead of new ones.
+    body_rate
+        Factor on the learning rate of what comes before the head of a network, where it starts from a trained one;
+        0.2 keeps what pre-training has learned.
+    missed
+        Simulated events that fail the reconstruction. ``learned``: step 2 learns from the detected events the average
+        weight at the same particle level, for all. ``unchanged``: they count in step 2 with their push weight.
+    fakes
+        Simulated events that have no particle level. ``average``: one more bin of the particle level, all get their
+        average pull weight. ``learned``: the average weight of the other events at the same detector level, by a third
+        classifier.
+    keep_iterations
+        Whether the weights after each iteration are kept.
 
     Examples
     --------
     >>> omnifold = OmniFold(iterations=3, ensemble=5, mode="step")
     >>> result = omnifold.fit(data, reconstructed, truth, seed=1)  # doctest: +SKIP
-    >>> result.histogram(truth.column("pt"), [0, 20, 50, 100])  # doctest: +SKIP
+    >>> result.spectrum(truth.column("pt"), [0, 20, 50, 100], name="pt", unit="GeV")  # doctest: +SKIP
     """
 
     iterations: int = 5
     ensemble: int = 5
-    mode: Literal["parallel", "step"] = "parallel"
+    mode: Mode = "parallel"
     aggregate: Aggregate = "mean"
-    network: Architecture = field(default_factory=MLP)
+    network: Architecture | tuple[Architecture, Architecture] = field(default_factory=MLP)
     loss: Loss = field(default_factory=BCE)
     settings: Settings = field(default_factory=Settings)
+    warm_start: bool = False
+    body_rate: float = 1.0
+    missed: Missed = "learned"
+    fakes: Fakes = "average"
+    keep_iterations: bool = True
 
     def __post_init__(self) -> None:
         if self.iterations < 1 or self.ensemble < 1:
             raise ConfigError(
                 f"{self.iterations} iterations of {self.ensemble} members", expected="at least 1"
             )
-        if self.mode not in ("parallel", "step"):
-            raise ConfigError(f"unknown mode {self.mode!r}", expected="parallel or step")
-        combine(np.zeros((self.ensemble, 1), dtype=np.float32), self.aggregate)
+        for name, known in (
+            ("mode", ("parallel", "step")),
+            ("missed", ("learned", "unchanged")),
+            ("fakes", ("average", "learned")),
+        ):
+            if getattr(self, name) not in known:
+                raise ConfigError(f"unknown {name} {getattr(self, name)!r}", expected=" or ".join(known))
+        if any(isinstance(network, NSF) for network in self.networks):
+            raise ConfigError("a flow is not a classifier", fix="use MLP or PET")
+        if not 0.0 <= self.body_rate <= 1.0:
+            raise ConfigError(f"body_rate is {self.body_rate}", expected="from 0 to 1")
+        check(self.aggregate, self.ensemble)
+
+    @property
+    def networks(self) -> tuple[Architecture, Architecture]:
+        """Architectures of the detector and of the particle level."""
+        return self.network if isinstance(self.network, tuple) else (self.network, self.network)
 
     def fit(
         self,
@@ -79,168 +121,244 @@ class OmniFold:
         *,
         passes_reconstruction: ArrayLike | None = None,
         passes_truth: ArrayLike | None = None,
+        background: EventTable | None = None,
+        detector_factor: ArrayLike | None = None,
+        bootstrap: Bootstrap | None = None,
+        systematics: Systematics | None = None,
+        start: Start = None,
         seed: int,
+        checkpoint: str | os.PathLike[str] | None = None,
+        at_once: int = 32,
+        client: Any = None,
         progress: Callable[[int], None] | None = None,
     ) -> Unfolding:
         r"""Unfold.
 
         Sums of weights count: the unfolded spectrum has the normalisation of the data, corrected for efficiency
-        and for events without particle level. Backgrounds may be subtracted by events of negative weight in `data`.
+        and for events without particle level.
 
         Parameters
         ----------
         data
-            Observed events at detector level.
+            Observed events at detector level, of any sign of weight.
         reconstructed, truth
             The simulation at detector and at particle level: the same events in the same order with the same
             weights. Features of an event that fails a level may be anything finite.
         passes_reconstruction, passes_truth
-            Which simulated events have the level, bool ``(n_events,)``; all by default. An event that fails the
-            reconstruction is not constrained by data in step 1: its pull weight is its push weight. Events
-            without particle level cannot be told apart in step 2: all get their average pull weight.
+            Which simulated events have the level, bool ``(n_events,)``; all by default.
+        background
+            Simulated background at detector level, subtracted from the data by negative weights.
+        detector_factor
+            Factors on the weights at detector level alone, such as efficiency scale factors, ``(n_events,)``.
+        bootstrap
+            Replicas of data and simulation, from which the covariance is made.
+        systematics
+            Variations of the simulation that change weights: by name one set or two (up, down) of factors on the event
+            weights, or a :class:`WeightSet`.
+        start
+            Trained classifier(s) to begin with instead of random networks, of one or `ensemble` members: one for both
+            levels (which must then have as many features), or a pair (detector, particle).
         seed
-            Seed of initialisation, batch order and held-out events.
+            Seed of initialisation, batch order, held-out events and bootstrap.
+        checkpoint
+            Folder in which the state is kept after every step, and at every evaluation within one; the same call goes
+            on from there after an interruption. It stays when the unfolding is finished.
+        at_once
+            Networks trained together in the unfolding of replicas and variations.
+        client
+            A ``dask.distributed.Client``, over whose workers the replicas and variations are spread.
         progress
-            Called with the number of finished optimizer steps of all trainings together.
+            Called with the number of finished optimizer steps of all trainings together; see :meth:`optimizer_steps`.
 
         Raises
         ------
         InputError
-            When the levels have different events, features differ, or no event passes both levels.
+            When the levels have different events or weights, features differ, no event passes both levels, or an array
+            has another shape.
         TrainingError
-            When a class has no positive total weight, or a training fails.
+            When a class has no positive total weight, a training fails, a weight is infinite, or a checkpoint is of
+            another unfolding.
+
+        Warns
+        -----
+        NeymanWarning
+            When more than 1% of the data lie outside the simulation's support, one event carries more than 5% of the
+            weight, or the first step separates nothing.
         """
-        passes = [
-            _mask(given, len(reconstructed), name)
-            for given, name in ((passes_reconstruction, "reconstruction"), (passes_truth, "truth"))
+        inputs = prepare(
+            data,
+            reconstructed,
+            truth,
+            passes_reconstruction=passes_reconstruction,
+            passes_truth=passes_truth,
+            background=background,
+            detector_factor=detector_factor,
+            systematics=systematics,
+            seed=seed,
+        )
+        found = support(inputs)
+        tasks = self._tasks(inputs, bootstrap, at_once)
+        recipes = [replace(self._recipe(start), ensemble=members) for members, _ in tasks]
+        folder = None if checkpoint is None else Path(checkpoint)
+        key = (
+            None if folder is None else digest(repr(recipes[0]), _start_digest(start), seed, inputs.digest())
+        )
+        kept = [
+            None
+            if folder is None or key is None
+            else Kept(folder, f"{k:03d}", digest(key, members, repr(replicas)))
+            for k, (members, replicas) in enumerate(tasks)
         ]
-        _check(data, reconstructed, truth, passes[0] & passes[1])
-        detected, generated = reconstructed.select(passes[0]), truth.select(passes[1])
-        weight = truth.weight
-        push = members = np.ones((self.ensemble, len(weight)))
-        steps: list[StepRecord] = []
+        if client is None:
+            finished, done = [], 0
+            for recipe, (_, replicas), place in zip(recipes, tasks, kept, strict=True):
+                tell = None if progress is None else (lambda step, done=done: progress(done + step))
+                finished.append(iterate(recipe, inputs, replicas, seed=seed, kept=place, progress=tell))
+                done += self._trainings(inputs) * self.settings.steps
+        else:
+            shared = client.scatter(inputs, broadcast=True)
+            futures = [
+                client.submit(iterate, recipe, shared, replicas, seed=seed, kept=place, pure=False)
+                for recipe, (_, replicas), place in zip(recipes, tasks, kept, strict=True)
+            ]
+            finished = client.gather(futures)
+        return self._result(inputs, finished, found)
 
-        def ratio(
-            level: Level, numerator: tuple[EventTable, Array], denominator: tuple[EventTable, Array]
-        ) -> Array:
-            done = len(steps) * self.settings.steps
-            tell = None if progress is None else lambda step: progress(done + step)
-            found, record = self._step(len(steps) // 2, level, numerator, denominator, seed, tell)
-            steps.append(record)
-            return found
-
-        for _ in range(self.iterations):
-            pull = push.copy()
-            pull[:, passes[0]] *= ratio(
-                "detector", (data, data.weight), (detected, (weight * push)[:, passes[0]])
-            )
-            pull = self._joined(pull)
-            members = np.empty_like(pull)
-            members[:, passes[1]] = ratio(
-                "particle", (generated, (weight * pull)[:, passes[1]]), (generated, generated.weight)
-            )
-            members[:, ~passes[1]] = _average(pull[:, ~passes[1]], weight[~passes[1]])
-            push = self._joined(members)
-        return Unfolding(weight, members, passes[1], self.aggregate, tuple(steps))
-
-    def _joined(self, members: Array) -> Array:
-        if self.mode == "parallel":
-            return members
-        joined = combine(members.astype(np.float32), self.aggregate).astype(np.float64)
-        return np.broadcast_to(joined, members.shape).copy()
-
-    def _step(
+    def passes(
         self,
-        iteration: int,
-        level: Level,
-        numerator: tuple[EventTable, Array],
-        denominator: tuple[EventTable, Array],
+        n: int,
+        data: EventTable,
+        reconstructed: EventTable,
+        truth: EventTable,
+        *,
         seed: int,
-        progress: Callable[[int], None] | None,
-    ) -> tuple[Array, StepRecord]:
-        """Return every member's ratio at the denominator's events, normalised to the numerator's sum of weights."""
-        training, validation = [], []
-        for table, weight in (numerator, denominator):
-            out = held_out(table, self.settings.validation_fraction, seed=seed)
-            training.append(Sample(table.x[~out], weight[..., ~out]))
-            validation.append(Sample(table.x[out], weight[..., out]))
-        own = int(np.random.SeedSequence([seed, iteration, level == "particle"]).generate_state(1)[0])
-        objective = PairObjective(
-            self.loss,
-            (training[0], training[1]),
-            (validation[0], validation[1]),
-            members=self.ensemble,
-            batch_size=self.settings.batch_size,
-            seed=own,
-            features=denominator[0].features,
-            device=self.settings.torch_device,
+        client: Any = None,
+        progress: Callable[[int], None] | None = None,
+        checkpoint: str | os.PathLike[str] | None = None,
+        **events: Any,
+    ) -> tuple[Unfolding, ...]:
+        """Unfold n times with other seeds: initial networks, batch orders and held-out events.
+
+        Parameters
+        ----------
+        n
+            Number of full passes.
+        data, reconstructed, truth, **events
+            As for :meth:`fit`.
+        seed
+            Seed, from which each pass has its own.
+        client
+            A ``dask.distributed.Client``, over whose workers the passes are spread.
+        progress
+            Called with the number of finished optimizer steps; not with a client.
+        checkpoint
+            Folder with a folder for each pass.
+
+        Raises
+        ------
+        ConfigError
+            When n is not positive.
+        """
+        if n < 1:
+            raise ConfigError(f"{n} passes", expected="at least 1")
+        seeds = [int(np.random.SeedSequence([seed, k]).generate_state(1)[0]) for k in range(n)]
+        folders = [None if checkpoint is None else Path(checkpoint) / f"pass-{k:03d}" for k in range(n)]
+        if client is None:
+            results = []
+            for k, (own, folder) in enumerate(zip(seeds, folders, strict=True)):
+                done = k * self.iterations * 2 * self.settings.steps
+                tell = None if progress is None else (lambda step, done=done: progress(done + step))
+                results.append(
+                    self.fit(data, reconstructed, truth, seed=own, checkpoint=folder, progress=tell, **events)
+                )
+            return tuple(results)
+        tables = [client.scatter(table, broadcast=True) for table in (data, reconstructed, truth)]
+        futures = [
+            client.submit(self.fit, *tables, seed=own, checkpoint=folder, pure=False, **events)
+            for own, folder in zip(seeds, folders, strict=True)
+        ]
+        return tuple(client.gather(futures))
+
+    def optimizer_steps(
+        self, *, bootstrap: Bootstrap | None = None, systematics: int = 0, at_once: int = 32
+    ) -> int:
+        """Return the number of optimizer steps of :meth:`fit`, to which `progress` counts.
+
+        Without `fakes` that are learned; `systematics` is the number of weight sets.
+        """
+        n = bootstrap or Bootstrap()
+        groups = (
+            1
+            + _groups(n.data + n.simulation, n.ensemble, at_once)
+            + _groups(systematics, self.ensemble, at_once)
         )
-        table = denominator[0]
-        scaling = self.network.scaling(np.concatenate([sample.x for sample in training]), table.features)
-        network = self.network.build(len(table.features), members=self.ensemble, seed=own, scaling=scaling)
-        history = train(network.to(self.settings.torch_device), objective, self.settings, progress=progress)
-        part = Part.model_validate(
-            {"network": self.network, "members": self.ensemble, "link": self.loss.output_link}
+        return groups * self.iterations * 2 * self.settings.steps
+
+    # Parts --------------------------------------------------------------------------------------------------
+
+    def _recipe(self, start: Start) -> Recipe:
+        own = {name.name: getattr(self, name.name) for name in fields(self) if name.name != "network"}
+        pair = start if isinstance(start, tuple) else (start, start)
+        return Recipe(networks=self.networks, start=pair, **own)
+
+    def _trainings(self, inputs: Inputs) -> int:
+        fakes = self.fakes == "learned" and bool((inputs.detected & ~inputs.generated).any())
+        return self.iterations * (3 if fakes else 2)
+
+    def _tasks(
+        self, inputs: Inputs, bootstrap: Bootstrap | None, at_once: int
+    ) -> list[tuple[int, tuple[Replica, ...]]]:
+        """What is unfolded together: the number of members, and the replicas."""
+        n = bootstrap or Bootstrap()
+        drawn = [
+            Replica(s, k)
+            for s, count in (("data", n.data), ("simulation", n.simulation))
+            for k in range(count)
+        ]
+        varied = [Replica(name, k) for name, sets in inputs.systematics.items() for k in range(len(sets))]
+        tasks: list[tuple[int, tuple[Replica, ...]]] = [(self.ensemble, (NOMINAL,))]
+        for members, replicas in ((n.ensemble, drawn), (self.ensemble, varied)):
+            size = max(1, at_once // members)
+            tasks += [(members, tuple(replicas[i : i + size])) for i in range(0, len(replicas), size)]
+        return tasks
+
+    def _result(self, inputs: Inputs, finished: Sequence[Finished], found: Support) -> Unfolding:
+        nominal = finished[0]
+        share, threshold = nominal.beyond
+        result = Unfolding(
+            inputs.weight,
+            nominal.push[0],
+            nominal.pull[0],
+            inputs.generated,
+            inputs.detected,
+            inputs.factor,
+            self.aggregate,
+            self.mode,
+            tuple(nominal.steps),
+            replace(found, beyond=share, threshold=threshold),
+            tuple(nominal.iterations),
+            models=nominal.models,
         )
-        model = Model([network.cpu()], Description(features=table.features, parts=(part,)))
-        log_ratio = model.members(table.x).astype(np.float64)
-        losses, flat = np.min(history.validation, axis=0), self.loss.flat()
-        log_ratio[losses >= flat] = 0.0
-        record = StepRecord(iteration, level, tuple(losses.tolist()), tuple((losses < flat).tolist()))
-        return _normalised(log_ratio, numerator[1], denominator[1], level), record
+        rows: dict[str, list[Any]] = {}
+        for one in finished[1:]:
+            for replica, members in zip(one.replicas, one.push, strict=True):
+                weight = inputs.weights(replica)[1]
+                own = replace(result, weight=weight, members=members)
+                if len(members) < 3 and self.aggregate == "truncated_mean":
+                    own = replace(own, aggregate="mean")
+                rows.setdefault(replica.source, []).append(own.unfolded.astype(np.float32))
+        stacked = {name: np.stack(own) for name, own in rows.items()}
+        varied = {name: stacked.pop(name) for name in inputs.systematics}
+        return replace(result, replicas=stacked, systematics=varied)
 
 
-def _mask(given: ArrayLike | None, n: int, level: str) -> Mask:
-    mask = np.ones(n, dtype=np.bool_) if given is None else np.asarray(given)
-    if mask.dtype != np.bool_ or mask.shape != (n,):
-        raise InputError(
-            f"passes_{level} is {mask.dtype} of shape {mask.shape}", expected=f"bool of shape ({n},)"
-        )
-    return mask
+def _groups(replicas: int, members: int, at_once: int) -> int:
+    size = max(1, at_once // members)
+    return -(-replicas // size)
 
 
-def _check(data: EventTable, reconstructed: EventTable, truth: EventTable, both: Mask) -> None:
-    if len(reconstructed) != len(truth):
-        raise InputError(
-            f"the simulation has {len(reconstructed)} events at detector and {len(truth)} at particle level",
-            expected="the same events in the same order, with masks for those that fail a level",
-        )
-    if data.features != reconstructed.features:
-        raise InputError(
-            f"the data have the features {', '.join(data.features)}",
-            expected=f"those of the reconstructed simulation: {', '.join(reconstructed.features)}",
-        )
-    if not np.allclose(reconstructed.weight, truth.weight, rtol=1e-6, atol=0.0):
-        first = int(np.argmax(~np.isclose(reconstructed.weight, truth.weight, rtol=1e-6, atol=0.0)))
-        raise InputError(
-            f"event {first} has the weight {reconstructed.weight[first]:g} at detector level and "
-            f"{truth.weight[first]:g} at particle level",
-            expected="one weight an event",
-        )
-    if not both.any():
-        raise InputError(
-            "no simulated event passes both reconstruction and truth",
-            fix="check the masks, and that both levels are in the same order",
-        )
+def _start_digest(start: Start) -> list[str]:
+    from neyman.networks import tensors_digest
 
-
-def _average(pull: Array, weight: Array) -> Array:
-    """Return the members' average pull weight of the events, ``(n_members, 1)``."""
-    total = weight.sum()
-    if len(weight) and not total > 0.0:
-        raise TrainingError(f"the events that fail the truth level have weights that sum to {total:g}")
-    return (pull @ weight / (total if len(weight) else 1.0))[:, None]
-
-
-def _normalised(log_ratio: Array, numerator: Array, denominator: Array, level: Level) -> Array:
-    with np.errstate(over="ignore", invalid="ignore"):
-        ratio = np.exp(log_ratio)
-        total = (denominator * ratio).sum(axis=-1)
-    if not (np.isfinite(total) & (total > 0.0)).all():
-        member = int(np.argmin(np.isfinite(total) & (total > 0.0)))
-        raise TrainingError(
-            f"the {level}-level ratio of member {member} cannot be normalised: its weights sum to {total[member]:g}",
-            where=f"largest log-ratio {log_ratio[member].max():g}",
-            fix="lower learning_rate, or look for events outside the other class",
-        )
-    return np.asarray(ratio * (numerator.sum(axis=-1) / total)[:, None])
+    models = start if isinstance(start, tuple) else (start,)
+    return ["" if model is None else tensors_digest(model.stacks[0].state_dict()) for model in models]
