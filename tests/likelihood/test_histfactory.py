@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from neyman.errors import LikelihoodError
-from neyman.likelihood import Likelihood, histfactory
+from neyman.likelihood import Likelihood, binned
 from neyman.likelihood.histfactory import HistFactoryTerm, binned_term
 
 SIGNALS = {"A": ("1000_550", "1300_205", "1300_850"), "B": ("1000_550", "1300_205", "1300_850")}
@@ -295,7 +295,7 @@ def test_chunks_of_a_batch_are_joined(two_channels: dict[str, Any], monkeypatch:
     theta = torch.tensor([p.init for p in term.parameters], dtype=torch.float64).repeat(5, 1)
     theta[:, 0] += torch.linspace(0.0, 1.0, 5)
     whole = term.evaluate(theta, 2)
-    monkeypatch.setattr(histfactory, "_CHUNK", 2 * 5 * 5)
+    monkeypatch.setattr(binned, "_CHUNK", 2 * 5 * 5)
     chunked = term.evaluate(theta, 2)
     for part in ("value", "gradient", "hessian"):
         torch.testing.assert_close(getattr(whole, part), getattr(chunked, part), rtol=1e-13, atol=1e-12)
@@ -443,7 +443,7 @@ def test_a_batch_of_data_sets(two_channels: dict[str, Any], monkeypatch: pytest.
     drawn = [likelihood.sample(generator=np.random.default_rng(seed)) for seed in range(7)]
     x = likelihood.inits + np.random.default_rng(1).uniform(-0.1, 0.1, (7, len(likelihood.names)))
     for chunk in (2**18, 2 * 5 * 5):
-        monkeypatch.setattr(histfactory, "_CHUNK", chunk)
+        monkeypatch.setattr(binned, "_CHUNK", chunk)
         batch = likelihood.with_data(likelihood.stack(drawn))
         value, gradient, hessian = batch.evaluate(x, 2)
         assert batch.evaluate(x, 1)[1] == pytest.approx(gradient, rel=1e-12, abs=1e-12)

@@ -166,6 +166,8 @@ def _json(path: Path) -> Inspection:
     if "channels" in keys:
         pyhf_model = path.name != UNBINNED and not keys & {"measurements", "observations", "version"}
         return _workspace(read(path), "model" if pyhf_model else "workspace")
+    if "spectra" in keys:
+        return _workspace(read(path))
     for kind, expected in _OTHERS.items():
         if expected <= keys:
             sizes = [
@@ -208,6 +210,19 @@ def _workspace(workspace: Workspace, kind: Literal["workspace", "model"] = "work
             }
             for c in workspace.unbinned.channels
         ]
+    if workspace.gaussian is not None:
+        sections["Gaussian channels"] = [
+            {
+                "channel": c.name,
+                "spectrum": spectrum.name,
+                "bins": len(c.data),
+                "expected": float(sum(sum(s.data) for s in c.samples)),
+                "observed": float(sum(c.data)),
+                "samples": ", ".join(s.name for s in c.samples),
+            }
+            for spectrum in workspace.gaussian.spectra
+            for c in spectrum.channels
+        ]
     sections["parameters"] = _parameters(workspace)
     if workspace.manifest is not None:
         sections["versions"] = [{"package": k, "version": v} for k, v in workspace.manifest.versions.items()]
@@ -227,6 +242,13 @@ def _parameters(workspace: Workspace) -> list[dict[str, Any]]:
         uses += [
             (m.name, m.type, f"{c.name}/{s.name}")
             for c in workspace.unbinned.channels
+            for s in c.samples
+            for m in s.modifiers
+        ]
+    if workspace.gaussian is not None:
+        uses += [
+            (m.name, m.type, f"{c.name}/{s.name}")
+            for c in workspace.gaussian.channels
             for s in c.samples
             for m in s.modifiers
         ]

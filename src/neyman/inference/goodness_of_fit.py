@@ -18,7 +18,7 @@ from neyman.inference.experiments import at_least, clopper_pearson, drawn, seed_
 from neyman.inference.profile import global_minimum
 from neyman.inference.results import Array, FitResult, GoodnessOfFit
 from neyman.inference.toys import fit_toys
-from neyman.likelihood import HistFactoryTerm, Likelihood, UnbinnedTerm
+from neyman.likelihood import GaussianTerm, HistFactoryTerm, Likelihood, UnbinnedTerm
 
 _PER_BIN, _MOST_BINS = 25.0, 40  # expected events in a bin of unbinned data, and bins
 
@@ -39,7 +39,9 @@ def goodness_of_fit(
     .. math:: t = 2\sum_b\Big(\lambda_b - n_b + n_b\ln\frac{n_b}{\lambda_b}\Big)
         + \sum_\text{normal}\Big(\frac{a_k-\theta_k}{\sigma_k}\Big)^2
         + 2\sum_\text{Poisson}\Big(\tau_k\theta_k - a_k + a_k\ln\frac{a_k}{\tau_k\theta_k}\Big)
+        + \sum_\text{Gaussian} (x-\nu)^T C^{-1} (x-\nu)
 
+    The sums run over the bins of Poisson counts, the constraints and the spectra with a covariance.
     For large counts t follows :math:`\chi^2` with (bins + constraints - free parameters) degrees of freedom (Baker,
     Cousins, Nucl. Instrum. Meth. 221 (1984) 437), as in cabinetry and in Combine's ``saturated``. Constraints of
     fixed parameters are constants and count nowhere.
@@ -149,11 +151,13 @@ def _saturated(
     parts: dict[str, float] = {}
     for term, n in zip(likelihood.terms, n_bins, strict=True):
         theta = torch.tensor([x[likelihood.index(p.name)] for p in term.parameters], dtype=torch.float64)
-        if isinstance(term, HistFactoryTerm):
-            observed, expected = term.data.cpu().numpy(), term.expected(theta).cpu().numpy()
+        if isinstance(term, GaussianTerm):
+            part = float(term.chi_square(theta))
+        elif isinstance(term, HistFactoryTerm):
+            part = _poisson(term.data.cpu().numpy(), term.expected(theta).cpu().numpy())
         elif isinstance(term, UnbinnedTerm):
-            observed, expected = _binned(term, theta, n)
-        parts[term.name] = parts.get(term.name, 0.0) + _poisson(observed, expected)
+            part = _poisson(*_binned(term, theta, n))
+        parts[term.name] = parts.get(term.name, 0.0) + part
     chosen = [(likelihood.parameters[i], x[i]) for i in free if likelihood.parameters[i].constraint]
     if chosen:
         observables = likelihood.global_observables
@@ -174,11 +178,11 @@ def _poisson(observed: Array, expected: Array) -> float:
 
 def _n_bins(likelihood: Likelihood, k: int, x: Array, bins: int | None) -> int:
     term = likelihood.terms[k]
-    if isinstance(term, HistFactoryTerm):
+    if isinstance(term, HistFactoryTerm | GaussianTerm):
         return int(term.data.shape[-1])
     if not isinstance(term, UnbinnedTerm):
         raise InferenceError(
-            f"the term {term.name!r} has no saturated model", expected="binned or unbinned terms"
+            f"the term {term.name!r} has no saturated model", expected="binned, Gaussian or unbinned terms"
         )
     if bins is not None:
         return bins

@@ -69,7 +69,7 @@ class Likelihood:
     Parameters
     ----------
     terms
-        Binned and unbinned terms.
+        Binned, Gaussian and unbinned terms.
     global_observables
         Values that replace the constraints' own, by parameter name.
     poi
@@ -175,16 +175,16 @@ class Likelihood:
         measurement: str | None = None,
         memory_budget: int | str | None = None,
     ) -> Self:
-        """Read a workspace folder (binned and unbinned channels) or a pyhf JSON file.
+        """Read a workspace folder (binned, unbinned and Gaussian channels) or one of its documents.
 
         Parameters
         ----------
         path
-            Folder with ``binned.json`` and/or ``unbinned.json``, or a single JSON file.
+            Folder with ``binned.json``, ``unbinned.json`` or ``gaussian.json``, or several, or a single JSON file.
         prefer
             Which description is used where a channel exists in both forms over the same events.
         measurement
-            Name of the measurement in both documents; the first of each by default.
+            Name of the measurement in all documents; the first of each by default.
         memory_budget
             Bytes, or a text such as ``"1 GB"``: events that need more are streamed from their files at every
             evaluation. By default all events are read into memory.

@@ -1,4 +1,4 @@
-"""From a workspace folder to terms: the binned and unbinned channels with their parameters and events."""
+"""From a workspace folder to terms: its channels of all kinds with their parameters and events."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import Literal
 
 from neyman.errors import LikelihoodError, WorkspaceError, nearest
 from neyman.likelihood.events import Events, EventSource, StreamedEvents
+from neyman.likelihood.gaussian import gaussian_terms
 from neyman.likelihood.histfactory import binned_term
 from neyman.likelihood.loglinear import ExponentialRatio, LinearShape, ReferenceStatistics
 from neyman.likelihood.network import ConditionedNetwork
@@ -22,7 +23,8 @@ from neyman.likelihood.yields import NormFactor, NormSys, Polynomial, YieldFacto
 from neyman.networks import Model
 from neyman.workspace import documents, read
 from neyman.workspace.columns import ColumnFile
-from neyman.workspace.store import Workspace
+from neyman.workspace.gaussian import Gaussian
+from neyman.workspace.store import GAUSSIAN, UNBINNED, Workspace
 
 _FREE = {"normfactor", "lumi"}  # modifiers whose parameter has no constraint, or one of its own
 
@@ -34,6 +36,8 @@ def load_terms(
     memory_budget: int | str | None = None,
 ) -> tuple[list[Term], Mapping[str, float], str | None]:
     """Return the terms of a workspace, the global observables of its binned part and the parameter of interest.
+
+    The parameter of interest is that of ``unbinned.json``, else of ``binned.json``, else of ``gaussian.json``.
 
     Channels that exist in both forms over the same events enter once, in the preferred form. Each document gives
     the measurement of this name, its first by default. Where the events of all unbinned channels need more than
@@ -48,7 +52,7 @@ def load_terms(
     poi = None
     if workspace.unbinned is not None:
         unbinned = workspace.unbinned.channels
-        config = _measurement(workspace.unbinned, measurement, str(workspace.folder)).config
+        config = _measurement(workspace.unbinned, measurement, UNBINNED, workspace).config
     if workspace.binned is not None:
         term, observed = binned_term(workspace.binned, measurement=measurement)
         poi = term.poi
@@ -63,9 +67,14 @@ def load_terms(
     events = _events(workspace, chosen, budget)
     settings = {p.name: p for p in config.parameters} if config else {}
     terms.extend(unbinned_term(workspace, channel, settings, events) for channel in chosen)
-    if config is not None:
-        _check_poi(config.poi, {p.name for term in terms for p in term.parameters}, workspace)
-        poi = config.poi or poi
+    named = [config.poi] if config is not None else []
+    if workspace.gaussian is not None:
+        of_spectra = _measurement(workspace.gaussian, measurement, GAUSSIAN, workspace).config
+        terms.extend(gaussian_terms(workspace.gaussian, of_spectra))
+        named.append(of_spectra.poi)
+    for name in filter(None, named):
+        _check_poi(name, {p.name for term in terms for p in term.parameters}, workspace)
+    poi = (config.poi if config is not None else "") or poi or (named[-1] if named else "") or None
     constrained = {p.name for term in terms for p in term.parameters if p.constraint}
     return terms, {name: value for name, value in observed.items() if name in constrained}, poi
 
@@ -225,14 +234,16 @@ def _shapes(modifier: documents.Modifier, workspace: Workspace) -> tuple[Shape, 
     return ()
 
 
-def _measurement(document: documents.Unbinned, name: str | None, where: str) -> documents.Measurement:
+def _measurement(
+    document: documents.Unbinned | Gaussian, name: str | None, file: str, workspace: Workspace
+) -> documents.Measurement:
     measurements = {m.name: m for m in document.measurements}
     if name is None:
         return document.measurements[0]
     if name not in measurements:
         raise WorkspaceError(
-            f"unbinned.json has no measurement {name!r}",
-            where=where,
+            f"{file} has no measurement {name!r}",
+            where=str(workspace.folder),
             fix=f"nearest names: {nearest(name, measurements)}",
         )
     return measurements[name]

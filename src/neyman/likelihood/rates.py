@@ -318,6 +318,13 @@ class RatePoint:
         dense = torch.cat([varied, wide.view(n, size, model.n_bins)], dim=1)
         return dense, self._added(cells, model.to_local, len(model.local))
 
+    def jacobian(self) -> Tensor:
+        r"""Return :math:`\partial \lambda_b / \partial\theta`, shape ``(n, n_parameters, n_bins)``."""
+        dense, local = self._jacobian
+        single = dense.new_zeros(self._n, len(self._model.local), self._model.n_bins)
+        single.scatter_(2, self._model.local_bin.expand(self._n, -1).unsqueeze(2), local.unsqueeze(2))
+        return torch.cat([dense, single], dim=1).index_select(1, self._model.column)
+
     def curvature(self, weight: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
         r"""Return gradient and Hessian of a sum over bins :math:`\sum_b F_b(\lambda_b)`.
 

@@ -105,18 +105,55 @@ def from_hists(
         When an axis is missing, binnings differ, a bin of the nominal or of a variation is negative or not finite,
         a variation has lost its partner, no sample carries the POI, or observed counts have another length.
     """
-    naming, treatment = naming or Naming(), treatment or Treatment()
-    records: list[Treated] = []
     unseen = sorted(set(observed or {}) - set(channels))
     if unseen:
         raise WorkspaceError(
             f"there is no channel {unseen[0]!r} of which counts were observed",
             fix=f"nearest: {nearest(unseen[0], channels)}",
         )
+    spec_channels, records = pyhf_channels(
+        channels, models, poi=poi, naming=naming, staterror=staterror, treatment=treatment
+    )
+    names = modifier_names(spec_channels)
+    if report is not None:
+        report += records
+    return {
+        "channels": spec_channels,
+        "observations": [
+            {"name": c["name"], "data": _observation(c, (observed or {}).get(c["name"]))}
+            for c in spec_channels
+        ],
+        "measurements": [
+            {
+                "name": measurement,
+                "config": {"poi": poi, "parameters": [dict(p) for p in parameters if p["name"] in names]},
+            }
+        ],
+        "version": "1.0.0",
+    }
+
+
+def pyhf_channels(
+    channels: Histograms,
+    models: Mapping[str, SampleModel],
+    *,
+    poi: str,
+    naming: Naming | None = None,
+    staterror: bool = True,
+    treatment: Treatment | None = None,
+    signed: bool = False,
+) -> tuple[list[dict[str, Any]], list[Treated]]:
+    """Return the channels of a pyhf workspace and the record of the treatment.
+
+    Arguments and errors as of `from_hists`; with `signed`, bins may be negative, and `poi` may be empty.
+    """
+    naming, treatment = naming or Naming(), treatment or Treatment()
+    records: list[Treated] = []
     spec_channels: list[dict[str, Any]] = []
     for channel, samples in channels.items():
         contents = {
-            name: _Contents(h, naming, Treating(treatment, channel, name)) for name, h in samples.items()
+            name: _Contents(h, naming, Treating(treatment, channel, name, signed=signed))
+            for name, h in samples.items()
         }
         n_bins = {len(c.nominal) for c in contents.values()}
         if len(n_bins) != 1:
@@ -146,27 +183,17 @@ def from_hists(
         )
         for c in contents.values():
             records += c.treating.records
-    names = {m["name"] for c in spec_channels for s in c["samples"] for m in s["modifiers"]}
-    if poi not in names:
+    names = modifier_names(spec_channels)
+    if poi not in names and not (signed and not poi):
         raise WorkspaceError(
             f"no sample carries the parameter of interest {poi!r}", fix=f"nearest: {nearest(poi, names)}"
         )
-    if report is not None:
-        report += records
-    return {
-        "channels": spec_channels,
-        "observations": [
-            {"name": c["name"], "data": _observation(c, (observed or {}).get(c["name"]))}
-            for c in spec_channels
-        ],
-        "measurements": [
-            {
-                "name": measurement,
-                "config": {"poi": poi, "parameters": [dict(p) for p in parameters if p["name"] in names]},
-            }
-        ],
-        "version": "1.0.0",
-    }
+    return spec_channels, records
+
+
+def modifier_names(channels: Sequence[Mapping[str, Any]]) -> set[str]:
+    """Return the names of all modifiers of pyhf channels."""
+    return {m["name"] for c in channels for s in c["samples"] for m in s["modifiers"]}
 
 
 class _Contents:
@@ -251,6 +278,14 @@ def _modifiers(model: SampleModel, contents: _Contents, staterror: str | None) -
         if not (contents.nominal.any() or up.any() or down.any()):
             continue
         hi, lo = float(up.sum()), float(down.sum())
+        if contents.treating.signed and not (
+            min(total, hi, lo) > 0.0 and min(contents.nominal.min(), up.min(), down.min()) >= 0.0
+        ):
+            # Where contents cancel, the ratio of the totals means nothing, so the variation stays whole.
+            if keeps_shape(name, contents.nominal, (up, down)):
+                data = {"hi_data": up.tolist(), "lo_data": down.tolist()}
+                out.append({"name": name, "type": "histosys", "data": data})
+            continue
         if not (total > 0.0 and hi > 0.0 and lo > 0.0):
             raise WorkspaceError(
                 f"variation {name!r} has totals nominal {total:g}, up {hi:g}, down {lo:g}",

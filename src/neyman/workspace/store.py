@@ -1,4 +1,4 @@
-"""Writing and reading a workspace folder: binned.json, unbinned.json, Parquet, networks and manifest."""
+"""Writing and reading a workspace folder: its documents (binned, unbinned, Gaussian), Parquet, networks, manifest."""
 
 from __future__ import annotations
 
@@ -20,9 +20,10 @@ from neyman.errors import WorkspaceError
 from neyman.files import atomic, sha256
 from neyman.workspace.columns import Column, read_columns
 from neyman.workspace.documents import Channel, EventFile, Manifest, Unbinned
+from neyman.workspace.gaussian import FORMAT, Gaussian
 from neyman.workspace.orthogonality import EventIds, check_orthogonal
 
-BINNED, UNBINNED, MANIFEST = "binned.json", "unbinned.json", "manifest.json"
+BINNED, UNBINNED, GAUSSIAN, MANIFEST = "binned.json", "unbinned.json", "gaussian.json", "manifest.json"
 D = TypeVar("D", bound=BaseModel)
 _LARGEST_JSON = 1 << 28
 _PACKAGES = ("neyman", "torch", "numpy", "pyhf", "iminuit", "awkward", "uproot", "coffea")
@@ -42,12 +43,15 @@ class Workspace:
         The unbinned channels, if there are any.
     manifest
         Digests and origin, if recorded.
+    gaussian
+        The spectra with a covariance, if there are any.
     """
 
     folder: Path
     binned: dict[str, Any] | None
     unbinned: Unbinned | None
     manifest: Manifest | None = None
+    gaussian: Gaussian | None = None
 
     def events(self, channel: Channel, which: EventFile) -> tuple[NDArray[np.float64], dict[str, Column]]:
         """Read the weights, float64, and the columns, as stored, of a channel's data or reference."""
@@ -72,7 +76,7 @@ class Draft:
 
     Parameters
     ----------
-    binned, unbinned
+    binned, unbinned, gaussian
         The documents; at least one.
     files
         Files to copy in, by their relative path in the folder.
@@ -85,6 +89,7 @@ class Draft:
 
     binned: Mapping[str, Any] | None = None
     unbinned: Unbinned | None = None
+    gaussian: Gaussian | None = None
     files: Mapping[str, Path] = field(default_factory=dict)
     seed: int | None = None
     configuration: Mapping[str, Any] = field(default_factory=dict)
@@ -96,10 +101,10 @@ class Draft:
         Raises
         ------
         WorkspaceError
-            When there is neither document, or two channels share events; nothing is written then.
+            When there is no document, or two channels share events; nothing is written then.
         """
-        if self.binned is None and self.unbinned is None:
-            raise WorkspaceError("a workspace needs binned or unbinned channels, it has neither")
+        if self.binned is None and self.unbinned is None and self.gaussian is None:
+            raise WorkspaceError("a workspace needs binned, unbinned or Gaussian channels, it has none")
         if self.entries is not None:
             channels = self.unbinned.channels if self.unbinned is not None else ()
             check_orthogonal(
@@ -114,6 +119,8 @@ class Draft:
                 _dump(
                     part / UNBINNED, self.unbinned.model_dump(mode="json", by_alias=True, exclude_none=True)
                 )
+            if self.gaussian is not None:
+                _dump(part / GAUSSIAN, self.gaussian.dump())
             for relative, source in self.files.items():
                 target = part / relative
                 target.parent.mkdir(parents=True, exist_ok=True)
@@ -130,7 +137,9 @@ class Draft:
 
 
 def read(path: str | os.PathLike[str]) -> Workspace:
-    """Read a workspace folder, or one of its documents: a pyhf JSON file or ``unbinned.json``.
+    """Read a workspace folder, or one of its documents: a pyhf JSON file, ``unbinned.json`` or ``gaussian.json``.
+
+    A file of another name is a Gaussian document where its ``format`` says so.
 
     Raises
     ------
@@ -141,25 +150,35 @@ def read(path: str | os.PathLike[str]) -> Workspace:
     if folder.is_file() and folder.name == UNBINNED:
         return Workspace(folder.parent, None, _parse(folder, Unbinned))
     if folder.is_file():
-        return Workspace(folder.parent, _json(folder), None)
+        document = _json(folder)
+        if folder.name == GAUSSIAN or document.get("format") == FORMAT:
+            return Workspace(folder.parent, None, None, gaussian=_fitted(folder, document, Gaussian))
+        return Workspace(folder.parent, document, None)
     if not folder.is_dir():
         raise WorkspaceError(f"workspace {folder.name!r} does not exist", where=str(folder))
     binned = _json(folder / BINNED) if (folder / BINNED).is_file() else None
     unbinned = _parse(folder / UNBINNED, Unbinned) if (folder / UNBINNED).is_file() else None
+    gaussian = _parse(folder / GAUSSIAN, Gaussian) if (folder / GAUSSIAN).is_file() else None
     manifest = _parse(folder / MANIFEST, Manifest) if (folder / MANIFEST).is_file() else None
-    if binned is None and unbinned is None:
+    if binned is None and unbinned is None and gaussian is None:
         raise WorkspaceError(
-            f"{folder.name!r} holds neither {BINNED} nor {UNBINNED}",
+            f"{folder.name!r} holds neither {BINNED} nor {UNBINNED} nor {GAUSSIAN}",
             where=str(folder),
             fix="give a workspace folder",
         )
-    return Workspace(folder, binned, unbinned, manifest)
+    return Workspace(folder, binned, unbinned, manifest, gaussian)
 
 
 def _parse(path: Path, kind: type[D]) -> D:
-    document = _json(path)
+    return _fitted(path, _json(path), kind)
+
+
+def _fitted(path: Path, document: Mapping[str, Any], kind: type[D]) -> D:
     try:
         return kind.model_validate(document)
+    except WorkspaceError as error:  # of a validator that knows better what to say than pydantic
+        where = f"{path}: {error.where}" if error.where else str(path)
+        raise WorkspaceError(error.what, where=where, expected=error.expected, fix=error.fix) from error
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         place = "/".join(str(part) for part in first["loc"])

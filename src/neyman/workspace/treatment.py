@@ -132,23 +132,26 @@ class Treating:
         What to do.
     channel, sample
         Their names.
+    signed
+        Whether bins may be negative, as those of an interference.
     """
 
-    def __init__(self, treatment: Treatment, channel: str, sample: str) -> None:
+    def __init__(self, treatment: Treatment, channel: str, sample: str, *, signed: bool = False) -> None:
         self.treatment, self.channel, self.sample = treatment, channel, sample
+        self.signed = signed and treatment.floor_negative is None
         self.where = f"channel {channel}, sample {sample}"
         self.records: list[Treated] = []
 
     def nominal(self, values: Array, category: str) -> Array:
-        """Return the nominal histogram without negative bins.
+        """Return the nominal histogram without negative bins, unless they may be.
 
         Raises
         ------
         WorkspaceError
-            When a bin is negative and there is no floor.
+            When a bin is negative, may not be, and there is no floor.
         """
         bad = np.nonzero(values < 0.0)[0]
-        if len(bad) and self.treatment.floor_negative is None:
+        if len(bad) and self.treatment.floor_negative is None and not self.signed:
             raise WorkspaceError(
                 f"bin {bad[0]} has a negative expectation {values[bad[0]]:.4g}",
                 where=self.where,
@@ -165,7 +168,7 @@ class Treating:
         Parameters
         ----------
         nominal
-            The sample's nominal histogram, no bin negative.
+            The sample's nominal histogram.
         given
             Up and down histogram by parameter; no down histogram for one that is to be mirrored.
         suffixes
@@ -174,7 +177,8 @@ class Treating:
         Raises
         ------
         WorkspaceError
-            When a bin of a variation is negative, as given or by smoothing or mirroring, and there is no floor.
+            When a bin of a variation is negative, as given or by smoothing or mirroring, may not be, and there is no
+            floor.
         """
         return {name: self._pair(name, nominal, pair, suffixes) for name, pair in given.items()}
 
@@ -191,7 +195,7 @@ class Treating:
         if self.treatment.prune_shape == 0.0:
             return True
         change = np.maximum(*(np.abs(shape - nominal) for shape in shapes))
-        pruned = bool((change < self.treatment.prune_shape * nominal)[change > 0.0].all())
+        pruned = bool((change < self.treatment.prune_shape * np.abs(nominal))[change > 0.0].all())
         if pruned:
             size, worst = _size(nominal, change)
             self._note(parameter, "shape pruned", size, f"largest in bin {worst}")
@@ -258,7 +262,7 @@ class Treating:
 
     def _positive(self, values: Array, name: str, category: str, by: str = "") -> Array:
         bad = np.nonzero(values < 0.0)[0]
-        if len(bad) and self.treatment.floor_negative is None:
+        if len(bad) and self.treatment.floor_negative is None and not self.signed:
             raise WorkspaceError(
                 f"bin {bad[0]} of {category!r} is negative{by}: {values[bad[0]]:.4g} events",
                 where=self.where,
@@ -285,10 +289,11 @@ class Treating:
 
 def _size(nominal: Array, change: Array) -> tuple[float, int]:
     """Return the largest change of a bin over its content, of empty bins over the total, and the bin."""
-    total = nominal.sum()
+    contents = np.abs(nominal)
+    total = contents.sum()
     if not total > 0.0:
         return 0.0, 0
-    relative = change / np.where(nominal > 0.0, nominal, total)
+    relative = change / np.where(contents > 0.0, contents, total)
     worst = int(relative.argmax())
     return float(relative[worst]), worst
 

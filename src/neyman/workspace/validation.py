@@ -15,13 +15,16 @@ from neyman.errors import NeymanError, WorkspaceError, nearest
 from neyman.files import sha256
 from neyman.networks import Model
 from neyman.workspace.columns import Column
-from neyman.workspace.documents import Channel, NetworkFile, NetworkModifier, Sample, Unbinned
+from neyman.workspace.covariance import involved, smallest_eigenvalue
+from neyman.workspace.documents import Channel, NetworkFile, NetworkModifier, Sample
+from neyman.workspace.gaussian import Gaussian
 from neyman.workspace.pyhf_schema import check_schema
-from neyman.workspace.store import BINNED, MANIFEST, UNBINNED, Workspace, read
+from neyman.workspace.store import BINNED, GAUSSIAN, MANIFEST, UNBINNED, Workspace, read
 
 Array = NDArray[np.float64]
 _NORMALISATION_TOLERANCE = 0.1
 _LARGEST_SPREAD = 1.0
+_SMALLEST_EIGENVALUE = 1e-8
 
 
 @dataclass(frozen=True)
@@ -50,7 +53,7 @@ def validate(path: str | os.PathLike[str]) -> list[Check]:
     of a channel are positive, that a sample carries the parameter of interest, the columns and weights of the event
     files, that networks fit their features and parameters, that every ratio is finite and positive, and that its
     mean over the reference sample is near 1 (a fit renormalises it; a mean far from 1 shows that a network was
-    badly trained or the wrong reference is used).
+    badly trained or the wrong reference is used), and that no covariance is nearly singular.
 
     Returns
     -------
@@ -60,7 +63,7 @@ def validate(path: str | os.PathLike[str]) -> list[Check]:
         workspace = read(path)
     except NeymanError as error:
         return [Check("documents", False, str(error))]
-    checks = [Check("documents", True, "readable, unbinned.json and manifest.json fit their schemas")]
+    checks = [Check("documents", True, "readable, neyman's own documents fit their schemas")]
     binned = workspace.binned
     if binned is not None:
         checks.extend(found := list(_binned(binned)))
@@ -68,8 +71,10 @@ def validate(path: str | os.PathLike[str]) -> list[Check]:
     if Path(path).is_dir():
         checks.append(_manifest(workspace))
         checks.extend(_digests(workspace))
+    checks.extend(_interest(workspace, binned))
+    if workspace.gaussian is not None:
+        checks.extend(_covariances(workspace.gaussian))
     if workspace.unbinned is not None:
-        checks.extend(_interest(workspace.unbinned, binned))
         for channel in workspace.unbinned.channels:
             checks.extend(_channel(workspace, channel))
     return checks
@@ -90,12 +95,19 @@ def _yield(channel: str, expected: float) -> Check:
     return Check(f"{channel}: yield", 0.0 < expected < np.inf, f"{expected:.6g} events expected")
 
 
-def _interest(unbinned: Unbinned, binned: dict[str, Any] | None) -> Iterator[Check]:
-    carried = {p for c in unbinned.channels for s in c.samples for m in s.modifiers for p in m.parameters}
-    channels = binned["channels"] if binned is not None else ()
-    carried |= {m["name"] for c in channels for s in c["samples"] for m in s["modifiers"]}
-    for measurement in unbinned.measurements:
-        if poi := measurement.config.poi:
+def _interest(workspace: Workspace, binned: dict[str, Any] | None) -> Iterator[Check]:
+    unbinned, gaussian = workspace.unbinned, workspace.gaussian
+    channels = unbinned.channels if unbinned is not None else ()
+    carried = {p for c in channels for s in c.samples for m in s.modifiers for p in m.parameters}
+    carried |= {
+        m["name"] for c in (binned or {}).get("channels", ()) for s in c["samples"] for m in s["modifiers"]
+    }
+    carried |= gaussian.parameters if gaussian is not None else set()
+    seen = set()
+    for measurement in (m for d in (unbinned, gaussian) if d is not None for m in d.measurements):
+        poi = measurement.config.poi
+        if poi and (measurement.name, poi) not in seen:
+            seen.add((measurement.name, poi))
             yield Check(
                 f"parameter of interest of {measurement.name}",
                 poi in carried,
@@ -103,10 +115,24 @@ def _interest(unbinned: Unbinned, binned: dict[str, Any] | None) -> Iterator[Che
             )
 
 
+def _covariances(gaussian: Gaussian) -> Iterator[Check]:
+    for spectrum in gaussian.spectra:
+        value, vector = smallest_eigenvalue(np.asarray(spectrum.covariance))
+        passed = value > _SMALLEST_EIGENVALUE
+        yield Check(
+            f"{spectrum.name}: covariance",
+            passed,
+            f"{len(spectrum.bins)} bins, smallest eigenvalue of the correlation matrix {value:.3g}"
+            + ("" if passed else f": nearly singular in {involved(vector, spectrum.bins)}"),
+        )
+
+
 def _manifest(workspace: Workspace) -> Check:
     if workspace.manifest is None:
         return Check("manifest", False, f"{MANIFEST} is missing: changes of the files would go unnoticed")
     named = {BINNED} if workspace.binned is not None else set()
+    if workspace.gaussian is not None:
+        named.add(GAUSSIAN)
     if workspace.unbinned is not None:
         named.add(UNBINNED)
         for channel in workspace.unbinned.channels:
