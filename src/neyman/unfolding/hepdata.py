@@ -91,10 +91,9 @@ def to_hepdata(
 
 def _values(spectrum: Spectrum) -> dict[str, Any]:
     errors = [
-        (_LABELS.get(name, f"sys,{name}"), np.sqrt(np.diag(own))) for name, own in spectrum.sources.items()
+        (_LABELS.get(name, f"sys,{name}"), np.sqrt(np.diag(own)))
+        for name, own in (spectrum.sources or {"simulation": spectrum.covariance}).items()
     ]
-    if not {"data", "simulation"} & spectrum.sources.keys():
-        errors.append(("stat,simulation", np.sqrt(spectrum.statistics)))
     values = [
         {
             "value": float(value),

@@ -295,7 +295,7 @@ class _Run:
             x = np.concatenate([table.x for table in tables]) if len(tables) > 1 else tables[0].x
             self._scalings[level] = learner.network.scaling(x, features)
         before = self._before.get(level) if self.recipe.warm_start else None
-        stack, settings = learner.stack(features, self._scalings[level], seed, before)
+        stack, settings = learner.stack(features, self._scalings[level], seed, before, level)
         checkpoint = None
         if self._kept is not None:
             checkpoint = Checkpoint(self._kept.training, digest(self._kept.key, self.step))

@@ -18,7 +18,7 @@ from neyman.networks import Aggregate, Model, combine
 from neyman.unfolding.aggregate import OF_LOG_RATIOS, aggregated, check, keeping_yield
 from neyman.unfolding.inputs import Support
 from neyman.unfolding.iterate import Iteration, Mode
-from neyman.unfolding.spectrum import Spectrum, bin_numbers, binned, covariances, filled, total
+from neyman.unfolding.spectrum import Spectrum, bin_numbers, binned, covariances, filled
 from neyman.unfolding.steps import StepRecord
 
 if TYPE_CHECKING:
@@ -37,19 +37,16 @@ class Moments:
         Mean and standard deviation.
     sources
         Covariance of the two, ``(2, 2)``, by source; those of :class:`Spectrum`.
-    statistics
-        Covariance from the number of simulated events alone; it counts where there are no bootstrap replicas.
     """
 
     mean: float
     width: float
     sources: Mapping[str, Array]
-    statistics: Array
 
     @property
     def covariance(self) -> Array:
-        """Sum over the sources, as for a spectrum, ``(2, 2)``."""
-        return total(self.sources, self.statistics)
+        """Sum over the sources, ``(2, 2)``."""
+        return np.asarray(sum(self.sources.values()))
 
     @property
     def errors(self) -> tuple[float, float]:
@@ -63,7 +60,6 @@ class Moments:
             "mean": self.mean,
             "width": self.width,
             "sources": {name: own.tolist() for name, own in self.sources.items()},
-            "statistics": self.statistics.tolist(),
         }
 
 
@@ -284,8 +280,10 @@ class Unfolding:
         number = np.full(len(self.weight), n_bins)
         chosen = self.passes_truth
         number[chosen] = bin_numbers([column[chosen] for column in columns], bins)
-        contents, sources = self._statistics(lambda weights: filled(weights, number, n_bins))
         squares = filled(np.square(self.unfolded)[None], number, n_bins)[0]
+        contents, sources = self._statistics(
+            lambda weights: filled(weights, number, n_bins), np.diag(squares)
+        )
         replicas = {name: len(own) for name, own in self.replicas.items()}
         spectrum = Spectrum(names, units, bins, contents, sources, squares, replicas=replicas)
         return spectrum.normalised() if density else spectrum
@@ -316,18 +314,23 @@ class Unfolding:
             )
             return np.stack([mean, np.sqrt(square)], axis=1)
 
-        (mean, width), sources = self._statistics(moments)
         w = self.unfolded
+        mean, width = moments(w[None])[0]
         # Influence of one event on the mean and on the standard deviation.
         influence = np.stack([x - mean, (np.square(x - mean) - width**2) / (2.0 * width)])
-        statistics = (influence * np.square(w)) @ influence.T / w.sum() ** 2
-        return Moments(float(mean), float(width), sources, statistics)
+        _, sources = self._statistics(moments, (influence * np.square(w)) @ influence.T / w.sum() ** 2)
+        return Moments(float(mean), float(width), sources)
 
-    def _statistics(self, of: Callable[[NDArray[Any]], Array]) -> tuple[Array, dict[str, Array]]:
-        """Apply a function of rows of unfolded weights to the nominal ones and to all replicas."""
+    def _statistics(self, of: Callable[[NDArray[Any]], Array], fill: Array) -> tuple[Array, dict[str, Array]]:
+        """Apply a function of rows of unfolded weights to the nominal ones and to all replicas.
+
+        `fill` is its covariance from the simulated events alone, at fixed push weights.
+        """
         nominal = of(self.unfolded[None])[0]
         replicas = {name: of(own) for name, own in self.replicas.items()}
         found = covariances(nominal, replicas, {name: of(own) for name, own in self.systematics.items()})
+        if not self.replicas:
+            found["simulation"] = fill
         if len(self.members) > 1:
             members = of(np.where(self.passes_truth, self.weight * self.members, 0.0))
             found["training"] = np.atleast_2d(np.cov(members.T)) / len(members)

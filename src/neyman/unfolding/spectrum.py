@@ -71,10 +71,10 @@ class Spectrum:
         the bins' volume.
     sources
         Covariance ``(n_bins, n_bins)`` by source: ``data``, ``simulation`` (bootstrap), ``training`` (spread of the
-        ensemble), and every systematic variation by name.
+        ensemble), and every systematic variation by name. Without bootstrap replicas ``simulation`` is the diagonal of
+        `statistics`, which knows nothing of the fluctuations of the data.
     statistics
-        Sum of the squared weights in each bin, ``(n_bins,)``: what a fill gives as variance. It knows nothing of the
-        fluctuations of the data and counts where there are no bootstrap replicas.
+        Sum of the squared weights in each bin, ``(n_bins,)``: what a fill gives as variance.
     density
         Whether the values are a normalised density.
     replicas
@@ -97,8 +97,8 @@ class Spectrum:
 
     @property
     def covariance(self) -> Array:
-        """Sum over the sources, and the diagonal of `statistics` where no replicas say more, ``(n_bins, n_bins)``."""
-        return total(self.sources, np.diag(self.statistics))
+        """Sum over the sources; without any the diagonal of `statistics`, ``(n_bins, n_bins)``."""
+        return np.asarray(sum(self.sources.values())) if self.sources else np.diag(self.statistics)
 
     @property
     def errors(self) -> Array:
@@ -328,12 +328,6 @@ def covariances(
         shift = 0.5 * (own[0] - own[1]) if len(own) == 2 else own[0] - nominal
         found[name] = np.outer(shift, shift)
     return found
-
-
-def total(sources: Mapping[str, Array], statistics: Array) -> Array:
-    """Return the sum of the covariances, with that of the fill where there are no bootstrap replicas."""
-    replicas = {"data", "simulation"} & sources.keys()
-    return np.asarray(sum(sources.values(), np.zeros_like(statistics) if replicas else statistics))
 
 
 def _volumes(edges: Sequence[Array]) -> Array:

@@ -152,7 +152,12 @@ class Learner:
         }
 
     def stack(
-        self, features: tuple[str, ...], scaling: Scaling, seed: int, before: dict[str, torch.Tensor] | None
+        self,
+        features: tuple[str, ...],
+        scaling: Scaling,
+        seed: int,
+        before: dict[str, torch.Tensor] | None,
+        level: Level,
     ) -> tuple[Stack, Settings]:
         """Return the networks before the training, and its settings.
 
@@ -165,9 +170,14 @@ class Learner:
         else:
             first = self.network.build(len(features), members=self.members, seed=seed, scaling=scaling)
             if self.start is not None:
-                named = self.start.replace(
-                    features=features
-                )  # by position: levels name their features differently
+                if len(self.start.features) != len(features):
+                    raise TrainingError(
+                        f"the model to start from has {len(self.start.features)} "
+                        f"feature{'s' * (len(self.start.features) > 1)}, the {level} level {len(features)}",
+                        expected="a classifier of the same features at this level, or None for it",
+                    )
+                # By position: the levels name their features differently.
+                named = self.start.replace(features=features)
                 warm_start(first, named, features, (), like=self.part(self.members))
             own, shared = first.state_dict(), {name for name, _ in first.named_parameters()}
             stack.load_state_dict(
