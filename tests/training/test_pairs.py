@@ -11,9 +11,19 @@ import torch
 from numpy.typing import NDArray
 
 import neyman as ny
-from neyman.errors import TrainingError
+from neyman.errors import ConfigError, TrainingError
 from neyman.networks import MLP, column_scaling
-from neyman.training import BCE, MLC, Loss, PairObjective, Sample, Settings, held_out, train
+from neyman.training import (
+    BCE,
+    MLC,
+    Loss,
+    PairObjective,
+    ReweightObjective,
+    Sample,
+    Settings,
+    held_out,
+    train,
+)
 
 RNG = np.random.default_rng(1)
 
@@ -180,3 +190,84 @@ def test_bootstrap_weights_are_poisson_and_follow_the_event() -> None:
     assert abs(np.corrcoef(weights[0, ::2], weights[1, ::2])[0, 1]) < 0.03
     np.testing.assert_array_equal(weights, sample.bootstrapped(ids, 5, key=(1,)).weight[:3] / -0.5)
     assert (weights != sample.bootstrapped(ids, 3, key=(2,)).weight / -0.5).any()
+
+
+def reweighting(x: Sample, numerator: NDArray[Any], members: int = 1, **options: Any) -> ReweightObjective:
+    weights = (numerator, numerator)
+    return ReweightObjective(
+        BCE(), x, x, weights, **{"members": members, "batch_size": 64, "seed": 4} | options
+    )
+
+
+def test_two_weightings_of_one_sample_have_the_loss_of_two_samples() -> None:
+    sample = events(64, RNG.uniform(0.5, 1.5, 64))
+    numerator = RNG.normal(1.0, 2.0, 64)
+    network = MLP((5,)).build(2)
+    expected = pairs(Sample(sample.x, numerator), sample, batch=64).validation(network).item()
+    objective = reweighting(sample, numerator)
+    assert objective.validation(network).item() == pytest.approx(expected, rel=1e-5)
+    assert objective.loss(network, 3).item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_reweighting_learns_the_mean_weight_given_the_features() -> None:
+    """Numerator weights scatter around exp(x): its logarithm is x up to the normalisation."""
+    x = RNG.normal(size=(20_000, 1)).astype(np.float32)
+    numerator = np.exp(x[:, 0]) * RNG.exponential(1.0, len(x))
+    network = MLP((16,)).build(1, seed=1)
+    objective = reweighting(Sample(x, np.ones(len(x))), numerator, batch_size=1024)
+    train(network, objective, Settings(steps=500, learning_rate=1e-2))
+    points = torch.tensor([[-1.0], [0.0], [1.0]])
+    with torch.no_grad():
+        found = network(points)[0, :, 0].numpy()
+    np.testing.assert_allclose(np.diff(found), [1.0, 1.0], atol=0.15)
+
+
+def test_copies_of_members_see_the_same_events_with_their_own_weights() -> None:
+    sample = events(200)
+    weights = RNG.uniform(0.5, 1.5, (3, 200))
+    network = MLP((5,)).build(2, members=3, seed=1)
+    state = network.state_dict()
+    tiled = MLP((5,)).build(2, members=6, seed=1)
+    tiled.load_state_dict({k: torch.cat([t, t]) if len(t) == 3 else t for k, t in state.items()})
+    one = reweighting(sample, weights, members=3)
+    two = reweighting(sample, np.concatenate([weights, weights]), members=6, copies=2)
+    p, q = events(100), events(150)
+    several = PairObjective(BCE(), (p, q), (p, q), members=6, batch_size=32, seed=4, copies=2)
+    for objective, alone in ((two, one), (several, pairs(p, q, members=3))):
+        for step in (0, 5):
+            both, single = objective.loss(tiled, step), alone.loss(network, step)
+            torch.testing.assert_close(both, torch.cat([single, single]))
+
+
+def test_an_extreme_input_of_a_reweighting_is_named() -> None:
+    sample = events(64)
+    sample.x[17, 1] = 1e25
+    objective = reweighting(sample, np.ones(64), members=4, copies=2, features=("met", "jet_pt"))
+    assert "'jet_pt' = 1e+25" in objective.explain(step=0, member=3)
+    with pytest.raises(TrainingError, match="64 events whose weights sum to -64"):
+        reweighting(sample, -np.ones(64))
+
+
+def test_rate_factors_slow_a_part_of_the_network_down() -> None:
+    p, q = events(500), Sample(RNG.normal(0.5, 1.0, (500, 2)).astype(np.float32), np.ones(500))
+    moved = {}
+    for factor in (1.0, 0.1, 0.0):
+        network = MLP((5, 5)).build(2, members=2, seed=1)
+        before = {name: value.detach().clone() for name, value in network.named_parameters()}
+        settings = Settings(
+            steps=3, learning_rate=1e-3, schedule="constant", rate_factors={"layers.0": factor}
+        )
+        train(network, pairs(p, q, members=2), settings)
+        moved[factor] = {
+            name: float((value.detach() - before[name]).abs().mean())
+            for name, value in network.named_parameters()
+        }
+    assert moved[0.0]["layers.0.weight"] == 0.0
+    assert moved[0.1]["layers.0.weight"] == pytest.approx(0.1 * moved[1.0]["layers.0.weight"], rel=0.1)
+    assert moved[0.0]["layers.2.weight"] > 0.5 * moved[1.0]["layers.2.weight"]
+    with pytest.raises(TrainingError, match="no network parameter 'layerz' with a rate of its own"):
+        train(MLP((5,)).build(2), pairs(p, q), Settings(steps=3, rate_factors={"layerz": 0.5}))
+    with pytest.raises(ConfigError, match="the rate factor of 'layers' is -1"):
+        Settings(rate_factors={"layers": -1.0})
+    with pytest.raises(ConfigError, match="ECD has one rate"):
+        Settings(rate_factors={"layers": 0.5}, optimizer="ecd")
