@@ -16,6 +16,9 @@ that belongs to no pyplot state.
 * `training`: losses of all networks.
 * `sannt_histograms`, `sannt_training`, `uncertainty_band`, `uncertainty_comparison`, `impact_comparison`,
   `bin_functions`: a systematics-aware training beside the cross-entropy training that it started from.
+* `unfolded_spectrum`, `spectrum_errors`, `spectrum_correlation`: an unfolded spectrum with its covariance by source.
+* `unfolding_iterations`, `unfolding_trainings`, `unfolding_weights`: how an unfolding went.
+* `unfolding_folded` (of `folded_histograms`), `closure_test`, `unfolding_stability`: tests of an unfolding.
 * `report.write`: all of them in one self-contained page.
 """
 
@@ -32,6 +35,7 @@ _WHERE = {
     "closure": "neyman.plots.distributions",
     "closure_check": "neyman.plots.trust",
     "closure_slices": "neyman.plots.trust",
+    "closure_test": "neyman.plots.unfolding_checks",
     "cls_scan": "neyman.plots.intervals",
     "comparison": "neyman.plots.scans",
     "construction": "neyman.plots.intervals",
@@ -41,6 +45,7 @@ _WHERE = {
     "discriminant": "neyman.plots.distributions",
     "ensemble_spread": "neyman.plots.weights",
     "expected_coverage": "neyman.plots.weights",
+    "folded_histograms": "neyman.plots.unfolding_checks",
     "goodness_of_fit": "neyman.plots.toys",
     "group_impacts": "neyman.plots.parameters",
     "impact_comparison": "neyman.plots.sannt",
@@ -53,12 +58,20 @@ _WHERE = {
     "sannt_histograms": "neyman.plots.sannt_bins",
     "sannt_training": "neyman.plots.sannt",
     "significance": "neyman.plots.toys",
+    "spectrum_correlation": "neyman.plots.unfolding",
+    "spectrum_errors": "neyman.plots.unfolding",
     "support": "neyman.plots.weights",
     "toy_pulls": "neyman.plots.toys",
     "training": "neyman.plots.losses",
     "two_sample": "neyman.plots.trust",
     "uncertainty_band": "neyman.plots.sannt",
     "uncertainty_comparison": "neyman.plots.sannt",
+    "unfolded_spectrum": "neyman.plots.unfolding",
+    "unfolding_folded": "neyman.plots.unfolding_checks",
+    "unfolding_iterations": "neyman.plots.unfolding_steps",
+    "unfolding_stability": "neyman.plots.unfolding_checks",
+    "unfolding_trainings": "neyman.plots.unfolding_steps",
+    "unfolding_weights": "neyman.plots.unfolding_steps",
 }
 
 __all__ = [
@@ -69,6 +82,7 @@ __all__ = [
     "closure",
     "closure_check",
     "closure_slices",
+    "closure_test",
     "cls_scan",
     "comparison",
     "construction",
@@ -78,6 +92,7 @@ __all__ = [
     "discriminant",
     "ensemble_spread",
     "expected_coverage",
+    "folded_histograms",
     "goodness_of_fit",
     "group_impacts",
     "impact_comparison",
@@ -91,12 +106,20 @@ __all__ = [
     "sannt_histograms",
     "sannt_training",
     "significance",
+    "spectrum_correlation",
+    "spectrum_errors",
     "support",
     "toy_pulls",
     "training",
     "two_sample",
     "uncertainty_band",
     "uncertainty_comparison",
+    "unfolded_spectrum",
+    "unfolding_folded",
+    "unfolding_iterations",
+    "unfolding_stability",
+    "unfolding_trainings",
+    "unfolding_weights",
 ]
 
 if TYPE_CHECKING:
@@ -131,6 +154,16 @@ if TYPE_CHECKING:
     from neyman.plots.trust import closure_check as closure_check
     from neyman.plots.trust import closure_slices as closure_slices
     from neyman.plots.trust import two_sample as two_sample
+    from neyman.plots.unfolding import spectrum_correlation as spectrum_correlation
+    from neyman.plots.unfolding import spectrum_errors as spectrum_errors
+    from neyman.plots.unfolding import unfolded_spectrum as unfolded_spectrum
+    from neyman.plots.unfolding_checks import closure_test as closure_test
+    from neyman.plots.unfolding_checks import folded_histograms as folded_histograms
+    from neyman.plots.unfolding_checks import unfolding_folded as unfolding_folded
+    from neyman.plots.unfolding_checks import unfolding_stability as unfolding_stability
+    from neyman.plots.unfolding_steps import unfolding_iterations as unfolding_iterations
+    from neyman.plots.unfolding_steps import unfolding_trainings as unfolding_trainings
+    from neyman.plots.unfolding_steps import unfolding_weights as unfolding_weights
     from neyman.plots.weights import ensemble_spread as ensemble_spread
     from neyman.plots.weights import expected_coverage as expected_coverage
     from neyman.plots.weights import ratio_weights as ratio_weights
