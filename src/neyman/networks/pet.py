@@ -69,19 +69,26 @@ class _Local(nn.Module):
     def forward(self, h: torch.Tensor, index: torch.Tensor, exists: torch.Tensor) -> torch.Tensor:
         """Map ``(members, n, n_particles, inputs)`` and the neighbours to ``(members, n, n_particles, dim)``."""
         members, n, particles, inputs = h.shape
-        # W (h_j - h_i, h_i) = W_1 h_j + (W_2 - W_1) h_i: products for each particle, not for each pair.
-        difference, centre = torch.split(self.first.weight, inputs, dim=1)
-        flat = h.flatten(1, 2)
-        theirs = torch.bmm(flat, difference).flatten(0, 1)
-        own = torch.baddbmm(self.first.bias, flat, centre - difference).view(
-            members, n, particles, 1, theirs.shape[-1]
-        )
         first_row = particles * torch.arange(members * n, device=h.device).view(members, n, 1, 1)
         rows = (index + first_row).flatten()
-        pairs = theirs.index_select(0, rows).view(members, n, particles, index.shape[-1], own.shape[-1])
-        edges = functional.gelu(pointwise(self.second, functional.gelu(pairs + own)))
-        exists = exists.unsqueeze(-1)
-        return torch.where(exists, edges, 0.0).sum(dim=3) / exists.sum(dim=3).clamp_min(1)
+
+        def of_neighbours(points: torch.Tensor) -> torch.Tensor:
+            return points.flatten(0, -2).index_select(0, rows).view(*index.shape, points.shape[-1])
+
+        difference, centre = torch.split(self.first.weight, inputs, dim=1)
+        if 4 * inputs <= difference.shape[-1]:
+            # Few features: a product for each pair costs less than moving its result about.
+            own = h.unsqueeze(3).expand(*index.shape, inputs)
+            hidden = pointwise(self.first, torch.cat([of_neighbours(h) - own, own], dim=-1))
+        else:
+            # W (h_j - h_i, h_i) = W_1 h_j + (W_2 - W_1) h_i: products for each particle, not for each pair.
+            flat = h.flatten(1, 2)
+            own = torch.baddbmm(self.first.bias, flat, centre - difference)
+            theirs = of_neighbours(torch.bmm(flat, difference))
+            hidden = theirs + own.view(members, n, particles, 1, own.shape[-1])
+        edges = functional.gelu(pointwise(self.second, functional.gelu(hidden)))
+        share = exists.to(edges.dtype) / exists.sum(dim=3, keepdim=True).clamp_min(1)
+        return (edges * share.unsqueeze(-1)).sum(dim=3)
 
 
 class _Block(nn.Module):
