@@ -137,10 +137,14 @@ def test_neighbours_are_those_of_brute_force(k: int) -> None:
             assert set(index[e, i][exists[e, i]].tolist()) == set(others[:k])
 
 
-def test_local_block_is_the_mean_over_edges() -> None:
-    """The products are taken apart for speed; here they are as in the definition."""
+@pytest.mark.parametrize("block", [0, 1])
+def test_local_block_is_the_mean_over_edges(block: int) -> None:
+    """With few inputs, and with many, where products are taken apart for speed: both are as in the definition."""
     net, p = build(members=2), events(4, 6, np.array([6, 3, 1, 0]))
-    layer, h = net.local[0], p.expand(2, -1, -1, -1)
+    layer = net.local[block]
+    wide = torch.randn(4, 6, 8, generator=torch.Generator().manual_seed(2))
+    x = wide if block else p
+    h = x.expand(2, -1, -1, -1)
     index, exists = neighbours(p[..., :2], p.any(dim=-1), 2)
     out = layer(h, index.expand(2, -1, -1, -1), exists.expand(2, -1, -1, -1))
     gelu = torch.nn.functional.gelu
@@ -148,8 +152,8 @@ def test_local_block_is_the_mean_over_edges() -> None:
         w1, b1, w2, b2 = (t[m] for t in layer.parameters())
         for e in range(4):
             for i in range(6):
-                near = p[e, index[e, i][exists[e, i]]]
-                edge = torch.cat([near - p[e, i], p[e, i].expand(len(near), -1)], dim=1)
+                near = x[e, index[e, i][exists[e, i]]]
+                edge = torch.cat([near - x[e, i], x[e, i].expand(len(near), -1)], dim=1)
                 value = gelu(gelu(edge @ w1 + b1) @ w2 + b2)
                 expected = value.mean(dim=0) if len(near) else torch.zeros(8)
                 torch.testing.assert_close(out[m, e, i], expected)
