@@ -1,13 +1,18 @@
-"""Event files that a configuration names."""
+"""Event files that a configuration names, and the expressions of their columns."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from neyman.analysis.steps import file_key
 from neyman.errors import ConfigError
-from neyman.events.columns import expand
+from neyman.events import expression
+from neyman.events.columns import ParquetSource, RootSource, Source, expand
 
 _SUFFIXES = (".root", ".parquet")
 
@@ -36,3 +41,43 @@ def event_files(given: Sequence[str], home: Path) -> list[str]:
 def identity(path: str) -> tuple[str, str]:
     """Return what a step's key keeps of a file: its name and content; of a remote one its address."""
     return (path, "") if "://" in path else file_key(path)
+
+
+def event_source(path: str, tree: str) -> Source:
+    """Return the columns of one of these files; `tree` is that of a ROOT file."""
+    return RootSource(path, tree) if path.endswith(".root") else ParquetSource(path)
+
+
+def used_columns(text: str, available: Sequence[str]) -> tuple[str, ...]:
+    """Return the names of the columns that a column or an expression of columns uses."""
+    return (text,) if text in available else expression.names(text)
+
+
+def condition(text: str, columns: Mapping[str, Any], n: int, *, what: str = "the cut") -> NDArray[np.bool_]:
+    """Return a column or an expression that is true or false for each of n events.
+
+    Raises
+    ------
+    ConfigError
+        When it is something else.
+    """
+    mask = np.asarray(columns[text] if text in columns else expression.evaluate(text, columns))
+    if mask.dtype != bool:
+        raise ConfigError(
+            f"{what} gives {mask.dtype}, not true or false", where=text, fix="compare it: 'n_jets > 0'"
+        )
+    return np.broadcast_to(mask, n)
+
+
+def numbers(text: str, columns: Mapping[str, Any], n: int) -> NDArray[Any]:
+    """Return a column or an expression that is a number for each of n events.
+
+    Raises
+    ------
+    ConfigError
+        When it is something else.
+    """
+    array = np.asarray(columns[text] if text in columns else expression.evaluate(text, columns))
+    if array.dtype.kind not in "biuf":
+        raise ConfigError(f"{text!r} gives {array.dtype}", expected="a number per event")
+    return np.broadcast_to(array, n)

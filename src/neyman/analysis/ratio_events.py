@@ -9,11 +9,11 @@ from typing import Any, Literal
 
 import numpy as np
 
-from neyman.analysis.inputs import event_files, identity
+from neyman.analysis.inputs import event_files, event_source, identity
 from neyman.analysis.ratio_config import RatioConfig, SampleFiles
 from neyman.analysis.simulation import derive
 from neyman.events import EventTable
-from neyman.events.columns import ParquetSource, RootSource, require
+from neyman.events.columns import require
 from neyman.training import held_out
 
 Side = Literal["numerator", "denominator"]
@@ -166,5 +166,5 @@ def _section(config: RatioConfig, side: Side) -> SampleFiles:
 
 def _common_columns(files: Sequence[str], tree: str) -> list[str]:
     """Columns that all files have, in the order of the first."""
-    names = [(RootSource(f, tree) if f.endswith(".root") else ParquetSource(f)).names for f in files]
+    names = [event_source(f, tree).names for f in files]
     return [name for name in names[0] if all(name in others for others in names[1:])]

@@ -28,7 +28,7 @@ from neyman.training import Settings
 
 MODEL, CHECKS, HISTORY = "model.safetensors", "checks.json", "history.json"
 _RATIO = ".neyman/ratio.safetensors"
-_OWN = tuple(f"analysis/{name}.py" for name in ("ratio_events", "ratio_job", "simulation"))
+_OWN = tuple(f"analysis/{name}.py" for name in ("inputs", "ratio_events", "ratio_job", "simulation"))
 _CODE = ("networks", "events", "training", "ratios", *_OWN)
 Progress = Callable[[int], None]
 

@@ -35,7 +35,8 @@ STAGES = {"pretrained": "cennt", "trained": "sannt"}
 CENNT = "alternatives/cennt.json"
 _EVENTS, _TRAINING = ".neyman/events", ".neyman/training"
 _OWN = tuple(
-    f"analysis/{name}.py" for name in ("sannt_config", "sannt_sections", "sannt_events", "sannt_reading")
+    f"analysis/{name}.py"
+    for name in ("inputs", "sannt_config", "sannt_sections", "sannt_events", "sannt_reading")
 )
 _MODEL = tuple(f"analysis/{name}.py" for name in ("sannt_model", "sannt_fits", "sannt_job"))
 

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from neyman.analysis.inputs import condition, event_source, numbers, used_columns
 from neyman.analysis.sannt_config import SanntConfig
 from neyman.analysis.sannt_sections import (
     DATA,
@@ -21,7 +22,7 @@ from neyman.analysis.sannt_sections import (
 from neyman.analysis.simulation import NAMING, NOMINAL
 from neyman.errors import ConfigError
 from neyman.events import EventTable, expression
-from neyman.events.columns import Columns, ParquetSource, RootSource, Source, check_finite, require
+from neyman.events.columns import Columns, Source, check_finite, require
 
 Array = NDArray[np.float64]
 ENTRY = "entry"
@@ -147,7 +148,7 @@ class Reader:
         """
         section, new = self.reading.section, self.config.columns
         for k, path in enumerate(self.reading.files):
-            source: Source = RootSource(path, section.tree) if path.endswith(".root") else ParquetSource(path)
+            source = event_source(path, section.tree)
             for name in new:
                 if name in source.names:
                     raise ConfigError(
@@ -208,14 +209,14 @@ class Reader:
         texts = [*([section.cut] if section.cut else []), *cuts.values()]
         mask = np.ones(n, dtype=bool)
         for text in texts:
-            mask &= _mask(text, view, n)
+            mask &= condition(text, view, n)
         rows = np.flatnonzero(mask)
         x = np.empty((len(rows), len(features)), dtype=np.float32)
         place = f"{where} ({variation})" if variation != NOMINAL else where
         events = rows + start % _FILE
         for i, name in enumerate(features):
             with np.errstate(over="ignore"):
-                x[:, i] = _numbers(name, view[name], n)[rows]
+                x[:, i] = numbers(name, view, n)[rows]
             check_finite(x[:, i], f"feature {name}", place, events)
         weight = np.ones(len(rows))
         extra: dict[str, NDArray[Any]] = {ENTRY: rows.astype(np.int64) + start}
@@ -233,8 +234,7 @@ class Reader:
     def _factor(
         self, text: str, view: View, n: int, rows: NDArray[Any], where: str, events: NDArray[Any]
     ) -> Array:
-        value = view[text] if text in view else expression.evaluate(text, view)
-        factor: Array = _numbers(text, value, n)[rows].astype(np.float64)
+        factor: Array = numbers(text, view, n)[rows].astype(np.float64)
         check_finite(factor, f"weight {text}", where, events)
         return factor
 
@@ -256,7 +256,7 @@ class Reader:
                         texts += getattr(s.columns, side).values()
         available = list(source.names)
         for text in texts:
-            columns += [text] if text in available else expression.names(text)
+            columns += used_columns(text, available)
         needed: list[str] = []
         pending = list(dict.fromkeys(columns))
         for name in pending:
@@ -267,19 +267,3 @@ class Reader:
                 require(name, [*available, *config.columns], source.where)
                 needed.append(name)
         return needed
-
-
-def _mask(text: str, view: View, n: int) -> NDArray[np.bool_]:
-    mask = np.asarray(view[text] if text in view else expression.evaluate(text, view))
-    if mask.dtype != bool:
-        raise ConfigError(
-            f"the cut gives {mask.dtype}, not true or false", where=text, fix="compare it: 'n_jets > 0'"
-        )
-    return np.broadcast_to(mask, n)
-
-
-def _numbers(name: str, value: Any, n: int) -> NDArray[Any]:
-    array = np.asarray(value)
-    if array.dtype.kind not in "biuf":
-        raise ConfigError(f"{name!r} gives {array.dtype}", expected="a number per event")
-    return np.broadcast_to(array, n)

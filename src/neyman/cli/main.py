@@ -24,6 +24,7 @@ COMMANDS = {
     "significance": "Test the background-only hypothesis.",
     "toys": "Draw and fit pseudo-experiments; write them to Parquet.",
     "train": "Train a density ratio from two samples; export it if checks pass.",
+    "unfold": "Unfold data from flat files; spectra, covariance, HEPData.",
     "validate": "Check a workspace: schema, digests, ratios, normalisation.",
 }
 
