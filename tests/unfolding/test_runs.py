@@ -129,10 +129,10 @@ def test_a_warm_start_goes_on_from_the_networks_before() -> None:
     np.testing.assert_array_equal(warm.iterations[0].push, cold.iterations[0].push)
 
 
-def classifier() -> ny.networks.Model:
+def classifier(members: int = 1) -> ny.networks.Model:
     shift = ny.EventTable(("y",), RNG.normal(0.4, 1.0, (N, 1)), np.ones(N))
     nominal = ny.EventTable(("y",), RNG.normal(0.0, 1.0, (N, 1)), np.ones(N))
-    lre = ny.ratios.LRE(NETWORK, settings=replace(SETTINGS, steps=300))
+    lre = ny.ratios.LRE(NETWORK, ensemble=members, settings=replace(SETTINGS, steps=300))
     return lre.fit(shift, nominal, seed=1).model
 
 
@@ -150,6 +150,18 @@ def test_pretraining_starts_all_members_from_a_saved_classifier(tmp_path: Path) 
     assert np.mean(both.steps[0].losses) < np.mean(fresh.steps[0].losses)
     assert one.steps[0].losses == both.steps[0].losses
     assert one.steps[1].losses != both.steps[1].losses
+
+
+def test_replicas_start_from_the_members_of_a_pretrained_ensemble() -> None:
+    """Of another number of members; two of them have no truncated mean."""
+    start = classifier(3)
+    run = omnifold(iterations=1, ensemble=4, aggregate="truncated_mean", mode="step")
+    options: dict[str, Any] = {"seed": 2, "start": start, "bootstrap": Bootstrap(data=2, ensemble=2)}
+    still = replace(run, settings=replace(SETTINGS, steps=1, learning_rate=1e-9)).fit(*TABLES, **options)
+    members = still.models["particle"].replace(offsets=()).members(table(TRUTH).x)
+    given = start.members(table(TRUTH).x)
+    np.testing.assert_allclose(members, given[[0, 1, 2, 0]], atol=1e-4)
+    assert np.isfinite(run.fit(*TABLES, **options).replicas["data"]).all()
 
 
 def test_the_body_of_a_pretrained_network_can_stand_still() -> None:

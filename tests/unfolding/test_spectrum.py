@@ -140,6 +140,14 @@ def test_moments() -> None:
     assert moments.sources["data"][0, 0] == pytest.approx(np.var(means, ddof=1), rel=1e-4)
     assert moments.errors[0] ** 2 == pytest.approx(moments.covariance[0, 0])
     json.dumps(moments.to_dict(), allow_nan=False)
+    assert (
+        str(moments)
+        .splitlines()[0]
+        .startswith(f"mean   {moments.mean:.5g} +- {moments.errors[0]:.2g} (data ")
+    )
+    assert "mean of 4 members, parallel; 2 trainings, 300 replicas of the data, systematics scale>" in repr(
+        RESULT
+    )
 
 
 def test_comparison_with_a_truth() -> None:
@@ -244,9 +252,9 @@ def test_hepdata_submission(tmp_path: Path) -> None:
     assert first["comment"] == "Unfolded with OmniFold"
     assert [table["data_file"] for table in tables] == [
         "x.yaml",
-        "x_covariance.yaml",
+        "x-covariance.yaml",
         "x_y.yaml",
-        "x_y_covariance.yaml",
+        "x_y-covariance.yaml",
     ]
     table = yaml.safe_load((folder / "x.yaml").read_text())
     assert table["independent_variables"][0]["header"] == {"name": "x", "units": "GeV"}
@@ -258,7 +266,7 @@ def test_hepdata_submission(tmp_path: Path) -> None:
     errors = {error["label"]: error["symerror"] for error in value["errors"]}
     assert errors["stat,data"] == pytest.approx(np.sqrt(spectrum.sources["data"][1, 1]))
     assert set(errors) == {"stat,data", "sys,scale", "sys,training"}
-    covariance = yaml.safe_load((folder / "x_covariance.yaml").read_text())
+    covariance = yaml.safe_load((folder / "x-covariance.yaml").read_text())
     matrix = np.array([v["value"] for v in covariance["dependent_variables"][0]["values"]]).reshape(4, 4)
     np.testing.assert_allclose(matrix, spectrum.covariance)
     flat = yaml.safe_load((folder / "x_y.yaml").read_text())

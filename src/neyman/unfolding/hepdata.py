@@ -68,7 +68,7 @@ def to_hepdata(
             for file, table, text in (
                 (f"{name}.yaml", _values(spectrum), "Unfolded spectrum"),
                 (
-                    f"{name}_covariance.yaml",
+                    f"{name}-covariance.yaml",
                     _covariance(spectrum),
                     "Total covariance of the unfolded spectrum",
                 ),

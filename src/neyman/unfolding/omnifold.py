@@ -156,8 +156,8 @@ class OmniFold:
             Variations of the simulation that change weights: by name one set or two (up, down) of factors on the event
             weights, or a :class:`WeightSet`.
         start
-            Trained classifier(s) to begin with instead of random networks, of one or `ensemble` members: one for both
-            levels (which must then have as many features), or a pair (detector, particle).
+            Trained classifier(s) to begin with instead of random networks: one for both levels (which must then have as
+            many features), or a pair (detector, particle). Member e starts from its member e modulo their number.
         seed
             Seed of initialisation, batch order, held-out events and bootstrap.
         checkpoint
@@ -198,7 +198,10 @@ class OmniFold:
         )
         found = support(inputs)
         tasks = self._tasks(inputs, bootstrap, at_once)
-        recipes = [replace(self._recipe(start), ensemble=members) for members, _ in tasks]
+        recipes = [
+            replace(self._recipe(start), ensemble=members, aggregate=self._aggregate(members))
+            for members, _ in tasks
+        ]
         folder = None if checkpoint is None else Path(checkpoint)
         key = (
             None if folder is None else digest(repr(recipes[0]), _start_digest(start), seed, inputs.digest())
@@ -301,6 +304,10 @@ class OmniFold:
         pair = start if isinstance(start, tuple) else (start, start)
         return Recipe(networks=self.networks, start=pair, **own)
 
+    def _aggregate(self, members: int) -> Aggregate:
+        """Replicas of one or two members have no truncated mean; they take the mean."""
+        return "mean" if members < 3 and self.aggregate == "truncated_mean" else self.aggregate
+
     def _trainings(self, inputs: Inputs) -> int:
         fakes = self.fakes == "learned" and bool((inputs.detected & ~inputs.generated).any())
         return self.iterations * (3 if fakes else 2)
@@ -343,9 +350,7 @@ class OmniFold:
         for one in finished[1:]:
             for replica, members in zip(one.replicas, one.push, strict=True):
                 weight = inputs.weights(replica)[1]
-                own = replace(result, weight=weight, members=members)
-                if len(members) < 3 and self.aggregate == "truncated_mean":
-                    own = replace(own, aggregate="mean")
+                own = replace(result, weight=weight, members=members, aggregate=self._aggregate(len(members)))
                 rows.setdefault(replica.source, []).append(own.unfolded.astype(np.float32))
         stacked = {name: np.stack(own) for name, own in rows.items()}
         varied = {name: stacked.pop(name) for name in inputs.systematics}

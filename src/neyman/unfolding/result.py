@@ -54,6 +54,16 @@ class Moments:
         mean, width = np.sqrt(np.diag(self.covariance)).tolist()
         return mean, width
 
+    def __str__(self) -> str:
+        parts = {name: np.sqrt(np.diag(own)) for name, own in self.sources.items()}
+        lines = [
+            f"{what:<6} {value:.5g} +- {self.errors[k]:.2g} ("
+            + ", ".join(f"{name} {errors[k]:.2g}" for name, errors in parts.items())
+            + ")"
+            for k, (what, value) in enumerate((("mean", self.mean), ("width", self.width)))
+        ]
+        return "\n".join(lines)
+
     def to_dict(self) -> dict[str, Any]:
         """Return plain data."""
         return {
@@ -63,7 +73,7 @@ class Moments:
         }
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Unfolding:
     r"""Result of an unfolding: one weight for every simulated event.
 
@@ -115,6 +125,15 @@ class Unfolding:
     replicas: Mapping[str, NDArray[np.float32]] = field(default_factory=dict)
     systematics: Mapping[str, NDArray[np.float32]] = field(default_factory=dict)
     models: Mapping[str, Model] = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        replicas = "".join(f", {len(own)} replicas of the {name}" for name, own in self.replicas.items())
+        return (
+            f"<Unfolding: {self.unfolded.sum():.6g} events from {len(self.weight)} simulated "
+            f"(effectively {self.effective_size:.4g}); {self.aggregate} of {len(self.members)} members, {self.mode}; "
+            f"{len(self.steps)} trainings{replicas}{', systematics ' * bool(self.systematics)}"
+            f"{', '.join(self.systematics)}>"
+        )
 
     # Weights ----------------------------------------------------------------------------------------------
 

@@ -6,6 +6,7 @@ every replica has the same initial values and sees the events in the same order,
 
 from __future__ import annotations
 
+import copy
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
@@ -96,7 +97,7 @@ class Learner:
     split_seed
         Seed of the held-out events.
     start
-        Trained networks of one or E members to begin with.
+        Trained networks to begin with; member e starts from e modulo their number.
     body_rate
         Factor on the learning rate of what comes before the head in networks that begin trained.
     """
@@ -176,9 +177,9 @@ class Learner:
                         f"feature{'s' * (len(self.start.features) > 1)}, the {level} level {len(features)}",
                         expected="a classifier of the same features at this level, or None for it",
                     )
-                # By position: the levels name their features differently.
-                named = self.start.replace(features=features)
-                warm_start(first, named, features, (), like=self.part(self.members))
+                warm_start(
+                    first, self._begin(self.start, features), features, (), like=self.part(self.members)
+                )
             own, shared = first.state_dict(), {name for name, _ in first.named_parameters()}
             stack.load_state_dict(
                 {name: torch.cat([t] * self.replicas) if name in shared else t for name, t in own.items()}
@@ -188,6 +189,18 @@ class Learner:
             factors = dict.fromkeys(self.network.body, self.body_rate) | dict(self.settings.rate_factors)
             return stack, replace(self.settings, rate_factors=factors)
         return stack, self.settings
+
+    def _begin(self, start: Model, features: tuple[str, ...]) -> Model:
+        """The trained networks under the names of this level (matched by position), one a member: e, e modulo M."""
+        part = start.description.parts[0]
+        rows = torch.arange(self.members) % part.members
+        stack = copy.deepcopy(start.stacks[0]).cpu()
+        for parameter in stack.parameters():
+            parameter.data = parameter.data[rows]
+        stack.members = self.members
+        parts = (part.model_copy(update={"members": self.members}),)
+        changes = {"features": features, "parts": parts, "offsets": (), "calibration": None}
+        return Model([stack], start.description.model_copy(update=changes))
 
     def part(self, members: int) -> Part:
         """Return the description of a stack."""
