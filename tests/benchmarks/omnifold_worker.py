@@ -12,11 +12,18 @@ What one has to know of the package (0.1.36) to compare with it:
   (``CompileModels(fixed=True)``, which would lower the rate after the first iteration, compiles models that nobody
   trains: ``RunModel`` compiles its own copies at the full rate.) Later iterations have therefore been trained for
   more steps than ours, which start from nothing.
+* Steps come in epochs of all training events; of the epochs of a training the one with the best held-out loss counts.
+* Batches mix the classes, so that the number of events of each fluctuates, and step 2 holds out other events of the
+  numerator than of the denominator. Ours has as many of each in every batch, and holds out the same events.
+* The normalisation is what the networks make of it, a few per cent off after some steps.
+* With Keras 3.15 an unfolding stops at once: ``clone_model`` rebuilds the compiled loss by a name that the package does
+  not register. We register it.
 * Simulated events that fail the reconstruction stay in the batches of step 1 with weight 0: a batch holds fewer
   events that count.
 * It has step ensembling alone: members are trained one after the other, their ratios averaged after every step.
-* Held-out events are the last of one shuffled order, the same in all iterations. Best weights by held-out loss.
-* Step 1 of an ensemble, like ours, leaves the weights of undetected events as they were.
+* Held-out events are the last of one shuffled order, the same in all iterations.
+* Undetected events go into step 2 with the push weight of before (ours with ``missed="unchanged"``): where the
+  efficiency depends on x, five iterations are not enough.
 * Inputs are not standardised; here they have unit size anyhow.
 * It writes weights and a pickle of every training, and a log, into the working directory.
 """

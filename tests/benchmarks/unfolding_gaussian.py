@@ -139,12 +139,16 @@ class Binned:
         generated = np.bincount(self.of_truth, copies, minlength=bins)
         joint = np.bincount(self._cell[passes], copies[passes], minlength=bins * bins).reshape(bins, bins)
         response = joint / np.maximum(generated, 1.0)[:, None]  # (truth, reco)
-        efficiency = np.where(generated > 0.0, response.sum(axis=1), 1.0)
+        efficiency = response.sum(axis=1)
+        known = efficiency > 0.0  # a bin of which nothing is detected keeps its weight
         factor = np.ones(bins)
         for _ in range(iterations):
             folded = (factor * generated) @ response
             gain = response @ np.divide(data, folded, out=np.zeros(bins), where=folded > 0.0)
-            factor *= gain / efficiency if missed == "corrected" else gain + 1.0 - efficiency
+            if missed == "corrected":
+                factor[known] *= gain[known] / efficiency[known]
+            else:
+                factor *= gain + 1.0 - efficiency
         return copies * factor[self.of_truth]
 
 

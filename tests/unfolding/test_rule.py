@@ -21,7 +21,7 @@ SETTINGS = Settings(steps=300, batch_size=512, learning_rate=5e-3, evaluations=1
 
 @dataclass
 class World:
-    """Three truth bins with migrations, an efficiency by bin, and 10% fakes."""
+    """Three truth bins with migrations, an efficiency by bin, and 10% fakes, of which some are not seen either."""
 
     truth: NDArray[Any]
     reco: NDArray[Any]
@@ -35,7 +35,8 @@ def draw(n: int, p: list[float], seed: int) -> World:
     reco = (rng.random(n)[:, None] > np.cumsum(RESPONSE[truth], axis=1)).sum(axis=1).clip(0, 2)
     fake = rng.random(n) < 0.1
     reco[fake] = rng.choice(3, fake.sum(), p=[0.6, 0.3, 0.1])
-    return World(truth, reco, fake | (rng.random(n) < EFFICIENCY[truth]), ~fake)
+    lost = fake & (rng.random(n) < 0.3)  # these pass neither level
+    return World(truth, reco, ~lost & (fake | (rng.random(n) < EFFICIENCY[truth])), ~fake)
 
 
 def by_histogram(
@@ -62,12 +63,13 @@ def by_histogram(
             mine = world.generated & (world.truth == value)
             push[mine] = np.average(pull[mine], weights=used[mine])
         lost = ~world.generated
-        if fakes == "average" and lost.any():
-            push[lost] = np.average(pull[lost], weights=weight[lost])
-        elif fakes == "learned":
+        own = world.detected & lost
+        if own.any():
+            push[lost] = np.average(pull[own], weights=used[own])
+        if fakes == "learned":
             for value in range(3):
                 like = world.generated & world.detected & (world.reco == value)
-                push[lost & (world.reco == value)] = np.average(pull[like], weights=(weight * f)[like])
+                push[own & (world.reco == value)] = np.average(pull[like], weights=(weight * f)[like])
     return push
 
 

@@ -75,7 +75,8 @@ def test_spectrum_sums_the_unfolded_weights() -> None:
 
 def test_covariance_by_source() -> None:
     spectrum = RESULT.spectrum(X, EDGES)
-    assert set(spectrum.sources) == {"data", "scale", "training"}
+    assert set(spectrum.sources) == {"data", "scale", "simulation", "training"}
+    np.testing.assert_allclose(spectrum.sources["simulation"], np.diag(spectrum.statistics))
     rows = np.stack([contents(row) for row in RESULT.replicas["data"]])
     np.testing.assert_allclose(spectrum.sources["data"], np.cov(rows.T), rtol=1e-5)
     # Poisson counts have the covariance of the fill.
@@ -163,6 +164,12 @@ def test_comparison_with_a_truth() -> None:
     assert spectrum.compare(spectrum).chi2 == 0.0
     with pytest.raises(InputError, match=r"the truth has 3 bins\n.*2, those of the spectrum"):
         spectrum.compare([1.0, 2.0, 3.0])
+    with pytest.raises(InputError, match="bin 1 has no error and differs from the truth by -1"):
+        replace(spectrum, sources={"data": np.diag([1.0, 0.0])}).compare([9.0, 6.0])
+    with pytest.raises(InputError, match="the two spectra have other bins"):
+        spectrum.compare(replace(spectrum, edges=(np.array([0.0, 1.0, 3.0]),)))
+    with pytest.raises(InputError, match="one spectrum is a density, the other is not"):
+        spectrum.compare(spectrum.normalised())
     with pytest.warns(NeymanWarning, match="covariance of 2 bins comes from 5 replicas of the data.*use 6"):
         replace(spectrum, replicas={"data": 5}).compare([9.0, 6.0])
     json.dumps(found.to_dict(), allow_nan=False)
@@ -188,6 +195,11 @@ def test_spectrum_errors() -> None:
         RESULT.spectrum([X], [EDGES], name=["x", "y"])
     with pytest.raises(InputError, match="x is nan in event"):
         RESULT.moments(np.where(TRUTH, np.nan, X))
+    with pytest.raises(InputError, match="two axes have one name: x, x"):
+        RESULT.spectrum([X, Y], [EDGES, EDGES], name=["x", "x"])
+    negative = replace(RESULT, weight=-WEIGHT, replicas={}, systematics={})
+    with pytest.raises(InputError, match="x has no standard deviation: the weights sum to -"):
+        negative.moments(X)
     RESULT.moments(np.where(TRUTH, X, np.nan))  # an event without particle level needs no value
     nothing = Spectrum(("x",), ("",), (EDGES,), np.zeros(4), {}, np.zeros(4))
     with pytest.raises(InputError, match="the spectrum of x sums to 0, it cannot be normalised"):
@@ -250,11 +262,9 @@ def test_hepdata_submission(tmp_path: Path) -> None:
     folder = to_hepdata([spectrum, two], tmp_path / "hepdata", keywords=[("cmenergies", ["13000"])])
     first, *tables = yaml.safe_load_all((folder / "submission.yaml").read_text())
     assert first["comment"] == "Unfolded with OmniFold"
+    kinds = ("", "-covariance", *(f"-covariance-{s}" for s in ("data", "scale", "simulation", "training")))
     assert [table["data_file"] for table in tables] == [
-        "x.yaml",
-        "x-covariance.yaml",
-        "x_y.yaml",
-        "x_y-covariance.yaml",
+        f"{name}{kind}.yaml" for name in ("x", "x_y") for kind in kinds
     ]
     table = yaml.safe_load((folder / "x.yaml").read_text())
     assert table["independent_variables"][0]["header"] == {"name": "x", "units": "GeV"}
@@ -265,7 +275,10 @@ def test_hepdata_submission(tmp_path: Path) -> None:
     assert value["value"] == spectrum.values[1]
     errors = {error["label"]: error["symerror"] for error in value["errors"]}
     assert errors["stat,data"] == pytest.approx(np.sqrt(spectrum.sources["data"][1, 1]))
-    assert set(errors) == {"stat,data", "sys,scale", "sys,training"}
+    assert set(errors) == {"stat,data", "stat,simulation", "sys,scale", "sys,training"}
+    density = to_hepdata(spectrum.normalised(), tmp_path / "density")
+    header = yaml.safe_load((density / "x.yaml").read_text())["dependent_variables"][0]["header"]
+    assert header == {"name": "1/N dN/dx", "units": "1/GeV"}
     covariance = yaml.safe_load((folder / "x-covariance.yaml").read_text())
     matrix = np.array([v["value"] for v in covariance["dependent_variables"][0]["values"]]).reshape(4, 4)
     np.testing.assert_allclose(matrix, spectrum.covariance)

@@ -130,6 +130,26 @@ class PairObjective(Objective):
                 total += 0.5 * (link(network(batch)[..., 0]) * weight).sum(dim=1).double() / len(inputs)
         return parallel.total(total, self._share[1]).float()
 
+    def advantage(self, network: Stack) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return by how much the members' held-out losses are below that of ratio 1, and the standard errors of this.
+
+        Over all held-out events, those without nuisance parameters.
+        """
+        means: list[torch.Tensor] = []
+        squares: list[torch.Tensor] = []
+        with torch.no_grad():
+            for sample, link in zip(
+                self._held_out, (self._loss.numerator, self._loss.denominator), strict=True
+            ):
+                terms = [
+                    weight * (self._loss.flat() - link(network(batch)[..., 0]))
+                    for batch, (weight,) in _batches(sample.x, (sample.weight,), parallel.ALONE)
+                ]
+                mean, square = _mean(torch.cat(terms, dim=1))
+                means.append(mean)
+                squares.append(square)
+        return 0.5 * (means[0] + means[1]), 0.5 * (squares[0] + squares[1]).sqrt()
+
     def explain(self, step: int, member: int) -> str:
         """Say which input of a batch is the most extreme, for a loss that is not finite."""
         inputs, n, _ = self._batch(step)
@@ -202,6 +222,17 @@ class ReweightObjective(Objective):
             total += self._losses(network(batch)[..., 0], plus, minus).sum(dim=1).double() / len(sample)
         return parallel.total(total, self._share[1]).float()
 
+    def advantage(self, network: Stack) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return by how much the members' held-out losses are below that of ratio 1, and the standard errors."""
+        (sample, numerator), flat = self._sides[1], self._loss.flat()
+        with torch.no_grad():
+            terms = [
+                0.5 * flat * (plus + minus) - self._losses(network(batch)[..., 0], plus, minus)
+                for batch, (plus, minus) in _batches(sample.x, (numerator, sample.weight), parallel.ALONE)
+            ]
+            mean, square = _mean(torch.cat(terms, dim=1))
+        return mean, square.sqrt()
+
     def _losses(self, out: torch.Tensor, plus: torch.Tensor, minus: torch.Tensor) -> torch.Tensor:
         return 0.5 * (plus * self._loss.numerator(out) + minus * self._loss.denominator(out))
 
@@ -224,6 +255,12 @@ def _batches(
     )
     for batch, *own in itertools.islice(parts, rank, None, processes):
         yield batch, tuple(own)
+
+
+def _mean(terms: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the mean of each row and the variance of the mean."""
+    own = terms.double()
+    return own.mean(dim=1), own.var(dim=1, correction=0) / own.shape[1]
 
 
 def _recycle(z: torch.Tensor, n: int, dim: int) -> torch.Tensor:

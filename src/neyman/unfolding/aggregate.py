@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from neyman.errors import ConfigError
-from neyman.networks import Aggregate, combine
+from neyman.networks import Aggregate
 
 Array = NDArray[np.float64]
 
@@ -32,6 +32,24 @@ def check(aggregate: str, members: int) -> None:
         raise ConfigError(f"a truncated mean needs at least 3 members, got {members}")
 
 
+def joined(members: Array, aggregate: Aggregate) -> Array:
+    """Combine weights, ``(n_members, n_events)``, event by event.
+
+    Between the middle two of an even number of members lies their geometric mean, which is the median of their
+    log-ratios in a model file.
+    """
+    if len(members) == 1:
+        return np.asarray(members[0])
+    if aggregate == "mean":
+        return np.asarray(members.mean(axis=0))
+    ordered = np.sort(members, axis=0)
+    if aggregate == "truncated_mean":
+        return np.asarray(ordered[1:-1].mean(axis=0))
+    low, high = ordered[(len(members) - 1) // 2], ordered[len(members) // 2]
+    middle = np.where(low > 0.0, np.sqrt(np.abs(low)) * np.sqrt(np.abs(high)), 0.5 * (low + high))
+    return np.asarray(middle)
+
+
 def aggregated(members: Array, aggregate: Aggregate, weight: Array) -> Array:
     r"""Combine the weights of members, keeping the yield.
 
@@ -44,15 +62,13 @@ def aggregated(members: Array, aggregate: Aggregate, weight: Array) -> Array:
     weight
         Weights w of the events that make the yield, ``(n_events,)``.
     """
-    if len(members) == 1:
-        return np.asarray(members[0])
-    joined = combine(members.astype(np.float32), aggregate).astype(np.float64)
-    return np.asarray(joined * keeping_yield(members, joined, weight))
+    own = joined(members, aggregate)
+    return own if len(members) == 1 else np.asarray(own * keeping_yield(members, own, weight))
 
 
-def keeping_yield(members: Array, joined: Array, weight: Array) -> float:
+def keeping_yield(members: Array, own: Array, weight: Array) -> float:
     r"""Return the factor on combined weights with which :math:`\sum_i w_i \nu_i` is the average of the members'.
 
     The median and the truncated mean of weights have another sum than the weights themselves.
     """
-    return float((members @ weight).mean() / (joined @ weight))
+    return float((members @ weight).mean() / (own @ weight))

@@ -66,6 +66,7 @@ def closure_test(
     *,
     passes_reconstruction: ArrayLike | None = None,
     passes_truth: ArrayLike | None = None,
+    detector_factor: ArrayLike | None = None,
     distortion: ArrayLike | None = None,
     bootstrap: Bootstrap | None = None,
     seed: int,
@@ -77,7 +78,7 @@ def closure_test(
     ----------
     omnifold
         How to unfold.
-    reconstructed, truth, passes_reconstruction, passes_truth
+    reconstructed, truth, passes_reconstruction, passes_truth, detector_factor
         The simulation, as for :meth:`OmniFold.fit`.
     observables
         By name values of every simulated event, ``(n_events,)``, and bin edges.
@@ -96,14 +97,22 @@ def closure_test(
     InputError
         When there is not one value for every event, or as :meth:`OmniFold.fit`.
     """
+    for name in ("background", "systematics"):
+        if options.get(name) is not None:
+            raise InputError(
+                f"a closure test has no {name}", fix="its data are simulated signal events alone"
+            )
     n = len(truth)
     passes = [
         np.ones(n, dtype=np.bool_) if given is None else np.asarray(given)
         for given in (passes_reconstruction, passes_truth)
     ]
-    factor = np.ones(n) if distortion is None else np.asarray(distortion, dtype=np.float64)
+    factor, detector = (
+        np.ones(n) if given is None else np.asarray(given, dtype=np.float64)
+        for given in (distortion, detector_factor)
+    )
     columns = {name: np.asarray(values, dtype=np.float64) for name, (values, _) in observables.items()}
-    for name, values in {"distortion": factor, **columns}.items():
+    for name, values in {"distortion": factor, "detector_factor": detector, **columns}.items():
         if values.shape != (n,):
             raise InputError(
                 f"{name} has shape {values.shape}", expected=f"({n},), one value for every simulated event"
@@ -114,7 +123,9 @@ def closure_test(
     seen = half & passes[0]
     data = reconstructed.select(seen)
     # Identities, so that the truth is drawn along with the data in their replicas.
-    data = EventTable(data.features, data.x, data.weight * factor[seen], {"entry": np.flatnonzero(seen)})
+    data = EventTable(
+        data.features, data.x, data.weight * (factor * detector)[seen], {"entry": np.flatnonzero(seen)}
+    )
     bootstrap = Bootstrap(data=100, simulation=100) if bootstrap is None else bootstrap
     result = omnifold.fit(
         data,
@@ -122,6 +133,7 @@ def closure_test(
         truth.select(~half),
         passes_reconstruction=passes[0][~half],
         passes_truth=passes[1][~half],
+        detector_factor=detector[~half],
         bootstrap=bootstrap,
         seed=seed,
         **options,
@@ -159,7 +171,8 @@ def _difference(
         return spectrum
     steps, chosen = spectrum.edges[0], result.passes_truth
     contents = [
-        np.histogram(column[~half][chosen], steps, weights=own[chosen])[0] for own in result.replicas["data"]
+        np.histogram(column[~half][chosen], steps, weights=own[chosen].astype(np.float64))[0]
+        for own in result.replicas["data"]
     ]
     covariance = np.atleast_2d(np.cov((np.stack(contents) - np.stack(truths)).T))
     return replace(spectrum, sources={**spectrum.sources, "data": covariance})

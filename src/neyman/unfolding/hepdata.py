@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from neyman.errors import InputError
 from neyman.files import atomic
@@ -65,14 +66,13 @@ def to_hepdata(
         for name, spectrum in zip(names, several, strict=True):
             if not all(np.isfinite(a).all() for a in (spectrum.values, spectrum.covariance)):
                 raise InputError(f"the spectrum of {name} has values that are not finite")
-            for file, table, text in (
-                (f"{name}.yaml", _values(spectrum), "Unfolded spectrum"),
-                (
-                    f"{name}-covariance.yaml",
-                    _covariance(spectrum),
-                    "Total covariance of the unfolded spectrum",
-                ),
-            ):
+            tables = [(f"{name}.yaml", _values(spectrum), "Unfolded spectrum")]
+            covariances = {"": spectrum.covariance, **(spectrum.sources if len(spectrum.sources) > 1 else {})}
+            for source, covariance in covariances.items():
+                file = f"{name}-covariance{'-' * bool(source)}{_plain(source)}.yaml"
+                what = f"Covariance ({source})" if source else "Total covariance"
+                tables.append((file, _covariance(covariance), f"{what} of the unfolded spectrum"))
+            for file, table, text in tables:
                 (part / file).write_text(
                     json.dumps(table, indent=1, allow_nan=False) + "\n", encoding="utf-8"
                 )
@@ -103,6 +103,9 @@ def _values(spectrum: Spectrum) -> dict[str, Any]:
     ]
     what = "1/N dN/d" if spectrum.density else "Events in bins of "
     header: dict[str, Any] = {"name": what + " ".join(spectrum.names)}
+    units = [unit for unit in spectrum.units if unit]
+    if spectrum.density and units:
+        header["units"] = f"1/({' '.join(units)})" if len(units) > 1 else f"1/{units[0]}"
     return {
         "independent_variables": [_axis(spectrum, axis) for axis in range(len(spectrum.names))],
         "dependent_variables": [{"header": header, "values": values}],
@@ -119,14 +122,14 @@ def _axis(spectrum: Spectrum, axis: int) -> dict[str, Any]:
     return {"header": header, "values": [{"low": edges[b[axis]], "high": edges[b[axis] + 1]} for b in bins]}
 
 
-def _covariance(spectrum: Spectrum) -> dict[str, Any]:
-    n = len(spectrum.values)
+def _covariance(covariance: NDArray[np.float64]) -> dict[str, Any]:
+    n = len(covariance)
     first, second = (index.reshape(-1) for index in np.indices((n, n)))
     variables = [
         {"header": {"name": f"Bin {label}"}, "values": [{"value": int(i)} for i in index]}
         for label, index in (("i", first), ("j", second))
     ]
-    values = [{"value": float(value)} for value in spectrum.covariance.reshape(-1)]
+    values = [{"value": float(value)} for value in covariance.reshape(-1)]
     return {
         "independent_variables": variables,
         "dependent_variables": [{"header": {"name": "Covariance"}, "values": values}],
@@ -134,7 +137,11 @@ def _covariance(spectrum: Spectrum) -> dict[str, Any]:
 
 
 def _file_name(spectrum: Spectrum) -> str:
-    return re.sub(r"[^A-Za-z0-9]+", "_", "_".join(spectrum.names)).strip("_") or "spectrum"
+    return _plain("_".join(spectrum.names)) or "spectrum"
+
+
+def _plain(text: str) -> str:
+    return re.sub(r"[^A-Za-z0-9]+", "_", text).strip("_")
 
 
 def _twice(names: Sequence[str]) -> str:

@@ -18,7 +18,7 @@ from neyman.events.support import outside
 
 Array = NDArray[np.float64]
 Mask = NDArray[np.bool_]
-_OUTSIDE = 0.01  # share of the data beyond the simulation that is worth a warning
+OUTSIDE = 0.01  # share of the data beyond the simulation that is worth a warning
 _POISSON = np.cumsum(np.exp(-1.0) / np.cumprod([1.0, *range(1, 12)]))
 
 
@@ -149,19 +149,24 @@ class Inputs:
 
     def digest(self) -> str:
         """Digest of all events and weights."""
-        found = hashlib.sha256(repr((self.observed, self.seed, sorted(self.systematics))).encode())
-        varied = [
-            array
+        found = hashlib.sha256(repr((self.observed, self.seed)).encode())
+        named: list[tuple[object, Any]] = [
+            (("systematic", name, k, level), array)
             for name in sorted(self.systematics)
-            for one in self.systematics[name]
-            for array in (one.weight, one.detector)
-            if array is not None
+            for k, one in enumerate(self.systematics[name])
+            for level, array in (("weight", one.weight), ("detector", one.detector))
         ]
         for table in (self.data, self.reconstructed, self.truth):
-            found.update(repr(table.features).encode())
-            varied += [table.x, table.weight]
-        for values in (*varied, self.detected, self.generated, self.factor):
-            found.update(np.ascontiguousarray(values).tobytes())
+            named += [
+                (table.features, table.x),
+                ("weight", table.weight),
+                ("entry", table.extra.get("entry")),
+            ]
+        named += [("detected", self.detected), ("generated", self.generated), ("factor", self.factor)]
+        for name, values in named:
+            found.update(repr((name, values is None)).encode())
+            if values is not None:
+                found.update(np.ascontiguousarray(values).tobytes())
         return found.hexdigest()
 
 
@@ -192,7 +197,8 @@ def prepare(
     TrainingError
         When the data or the simulation have no positive total weight.
     """
-    for name, table in (("data", data), ("reconstructed", reconstructed), ("truth", truth)):
+    tables = {"data": data, "reconstructed": reconstructed, "truth": truth}
+    for name, table in (tables if background is None else tables | {"background": background}).items():
         if not isinstance(table, EventTable):
             raise InputError(
                 f"{name} is a {type(table).__name__}",
@@ -218,12 +224,22 @@ def prepare(
             expected="one weight an event",
             fix="give scale factors of the detector level as detector_factor",
         )
+    ids = [table.extra.get("entry") for table in (reconstructed, truth)]
+    if ids[0] is not None and ids[1] is not None and not np.array_equal(ids[0], ids[1]):
+        first = int(np.argmax(ids[0] != ids[1]))
+        raise InputError(
+            f"row {first} is event {ids[0][first]} at detector and event {ids[1][first]} at particle level",
+            where="column 'entry'",
+            expected="the same events in the same order",
+        )
     if not (detected & generated).any():
         raise InputError(
             "no simulated event passes both reconstruction and truth",
             fix="check the masks, and that both levels are in the same order",
         )
     factor = _factors(detector_factor, n, "detector_factor")
+    if systematics is not None and not isinstance(systematics, Mapping):
+        raise InputError(f"systematics are a {type(systematics).__name__}", expected="weight sets by name")
     observed = len(data)
     if background is not None:
         _same_features(background, reconstructed, "the background")
@@ -299,7 +315,7 @@ def support(inputs: Inputs) -> Support:
     share = np.add(*outside(inputs.data.x[:n], inputs.data.weight[:n], simulation))
     features = inputs.data.features
     worst = int(np.argmax(share))
-    if share[worst] > _OUTSIDE:
+    if share[worst] > OUTSIDE:
         low, high = simulation[:, worst].min(), simulation[:, worst].max()
         warnings.warn(
             f"{share[worst]:.1%} of the data lie outside the range of the simulation in {features[worst]!r} "
@@ -342,6 +358,9 @@ def _factors(given: ArrayLike | None, n: int, name: str) -> Array:
     if not np.isfinite(factors).all():
         first = int(np.argmin(np.isfinite(factors)))
         raise InputError(f"{name} is {factors[first]} in event {first}", expected="finite factors")
+    if name.startswith(("detector_factor", "the detector factor")) and (factors < 0.0).any():
+        first = int(np.argmax(factors < 0.0))
+        raise InputError(f"{name} is {factors[first]:g} in event {first}", expected="0 or more")
     return factors
 
 

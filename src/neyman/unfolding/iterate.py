@@ -25,14 +25,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from neyman.errors import NeymanWarning
+from neyman.errors import NeymanWarning, TrainingError
 from neyman.events import EventTable
 from neyman.events.support import rarest
 from neyman.files import digest
 from neyman.networks import Aggregate, Architecture, Description, Model, Scaling
-from neyman.training import Checkpoint, Loss, Objective, Settings, parallel
+from neyman.training import Checkpoint, Loss, PairObjective, ReweightObjective, Settings, parallel
 from neyman.unfolding.aggregate import aggregated
-from neyman.unfolding.inputs import Inputs, Replica
+from neyman.unfolding.inputs import OUTSIDE, Inputs, Replica
 from neyman.unfolding.kept import Kept, State
 from neyman.unfolding.steps import Learner, Level, StepRecord, Trained, normalised, record
 
@@ -80,7 +80,8 @@ class Iteration:
     Parameters
     ----------
     pull
-        After step 1: for detected events push times the ratio of the data to the simulation.
+        After step 1: for detected events push times the ratio r of the data to the simulation; with
+        ``missed="unchanged"`` push times 1 + f (r - 1).
     push
         After step 2: a function of the particle level.
     """
@@ -163,7 +164,14 @@ class _Run:
         level = self.levels[k]
         done = self.step * self.recipe.settings.steps
         tell = None if progress is None else lambda step: progress(done + step)
-        {"detector": self._detector, "particle": self._particle, "fakes": self._fakes}[level](iteration, tell)
+        work = {"detector": self._detector, "particle": self._particle, "fakes": self._fakes}[level]
+        try:
+            work(iteration, tell)
+        except TrainingError as error:
+            names = dict.fromkeys(replica.source for replica in self.result.replicas)
+            place = f"iteration {iteration + 1}, {level} level, weights: {', '.join(names)}"
+            where = f"{place}; {error.where}" if error.where else place
+            raise TrainingError(error.what, where=where, expected=error.expected, fix=error.fix) from error
         self.step += 1
         if k == len(self.levels) - 1:
             self._end(iteration)
@@ -188,7 +196,7 @@ class _Run:
         log_ratio = trained.log_ratio(table, self.recipe.settings)
         if iteration == 0:
             self._support(trained, log_ratio, denominator)
-        ratio, log_scale = normalised(
+        ratio, _ = normalised(
             log_ratio, slice(None), self._sums(self.data), self._flat(denominator), "detector"
         )
         pull = result.push.copy()
@@ -198,7 +206,7 @@ class _Run:
             pull[..., seen] *= self.factor[..., seen] * (self._apart(ratio) - 1.0) + 1.0
         gained = self._sums(self.data) / self._sums(denominator)
         after = self._flat(denominator) * ratio
-        self._note(trained, iteration, "detector", ratio, log_scale, gained, after)
+        self._note(trained, iteration, "detector", ratio, gained, after)
         result.pull = self._joined(pull, self.weight * self.factor)
 
     def _particle(self, iteration: int, progress: Callable[[int], None] | None) -> None:
@@ -230,10 +238,10 @@ class _Run:
         push = np.empty_like(result.push)
         push[..., generated] = self._apart(ratio)
         if (~generated).any():
-            push[..., ~generated] = self._average(result.pull, ~generated)
+            push[..., ~generated] = self._average(result.pull)
         gained = self._sums(numerator) / self._sums(denominator)
         after = self._flat(self.weight[..., generated]) * ratio
-        self._note(trained, iteration, "particle", ratio, log_scale, gained, after)
+        self._note(trained, iteration, "particle", ratio, gained, after)
         result.models["particle"] = trained.model.replace(offsets=tuple(log_scale.tolist()))
         self.members = push
         result.push = self._joined(push, self.weight * generated)
@@ -258,7 +266,7 @@ class _Run:
             progress,
         )
         both = EventTable.concat([table.with_features(table.features), fakes.with_features(table.features)])
-        ratio, log_scale = normalised(
+        ratio, _ = normalised(
             trained.log_ratio(both, self.recipe.settings),
             slice(0, len(table)),
             self._sums(numerator),
@@ -268,7 +276,7 @@ class _Run:
         own = ratio[:, len(table) :]
         gained = self._sums(numerator) / self._sums(denominator)
         after = self._flat(self.weight[..., self.fakes]) * own
-        self._note(trained, iteration, "fakes", own, log_scale, gained, after)
+        self._note(trained, iteration, "fakes", own, gained, after)
         self.members[..., self.fakes] = self._apart(own)
         result.push = self._joined(self.members, self.weight * inputs.generated)
 
@@ -286,7 +294,7 @@ class _Run:
         iteration: int,
         level: Level,
         tables: tuple[EventTable, ...],
-        objective: Callable[[Learner, int], Objective],
+        objective: Callable[[Learner, int], PairObjective | ReweightObjective],
         progress: Callable[[int], None] | None,
     ) -> Trained:
         learner, features = self._learner(level), tables[-1].features
@@ -304,6 +312,7 @@ class _Run:
             stack,
             settings,
             features,
+            first=iteration == 0,
             progress=progress,
             checkpoint=checkpoint,
         )
@@ -332,7 +341,15 @@ class _Run:
         theirs = trained.log_ratio(self.inputs.data, self.recipe.settings)[:members, :n].mean(axis=0)
         threshold = rarest(log_ratio[:members].mean(axis=0).astype(np.float64), weight[0, 0])
         share = np.abs(self.inputs.data.weight[:n])
-        self.result.beyond = (float(share @ (theirs > threshold) / share.sum()), threshold)
+        beyond = float(share @ (theirs > threshold) / share.sum())
+        self.result.beyond = (beyond, threshold)
+        if beyond > OUTSIDE and self.result.replicas[0].source == "nominal":
+            warnings.warn(
+                f"{beyond:.1%} of the data have a log-ratio above {threshold:.3g}, where the simulation has less than "
+                "one effective event: no simulated event can stand for them",
+                NeymanWarning,
+                stacklevel=4,
+            )
 
     def _note(
         self,
@@ -340,19 +357,29 @@ class _Run:
         iteration: int,
         level: Level,
         ratio: Array,
-        log_scale: Array,
         gained: Array,
         after: Array,
     ) -> None:
-        # Later a step 1 that separates nothing means that the unfolding has converged, and what follows has nothing to
-        # learn either.
-        if iteration == 0 and not any(trained.separates) and all(any(s.separates) for s in self.result.steps):
+        before = [any(step.separates[m] for step in self.result.steps) for m in range(len(trained.silenced))]
+        if iteration == 0 and all(trained.silenced) and (any(before) or not self.result.steps):
             warnings.warn(
                 f"iteration 1: no classifier separates {_WORDS[level]}: all weights are 1 but for the normalisation",
                 NeymanWarning,
                 stacklevel=4,
             )
-        self.result.steps.append(record(trained, iteration, level, ratio, log_scale, gained, after))
+        elif level != "detector":
+            # Step 2 learns the whole weight each time. Where it learns nothing the prior is back; a step 1 that
+            # separates nothing only says that the iterations have converged.
+            lost = [m for m, own in enumerate(trained.silenced) if before[m] and own]
+            if lost:
+                warnings.warn(
+                    f"iteration {iteration + 1}, {level} level: {len(lost)} of {len(before)} networks separate nothing "
+                    f"although earlier steps did (first {lost[0]}): their weights are those of the simulation before "
+                    "the unfolding; train longer, with another rate, or look at the losses",
+                    NeymanWarning,
+                    stacklevel=4,
+                )
+        self.result.steps.append(record(trained, iteration, level, ratio, gained, after))
 
     def _joined(self, members: Array, weight: Array) -> Array:
         """Weights to go on with: the members' own, or in step ensembling those of all members of a replica."""
@@ -363,11 +390,15 @@ class _Run:
         ]
         return np.broadcast_to(np.stack(joined)[:, None], members.shape).copy()
 
-    def _average(self, pull: Array, events: NDArray[np.bool_]) -> Array:
-        """Average pull weight of some events, ``(R, E, 1)``; 1 where they have no weight."""
-        weight = self.weight[..., events]
+    def _average(self, pull: Array) -> Array:
+        """Average pull weight of the fakes, ``(R, E, 1)``; 1 where there are none, or their weights cancel."""
+        weight = (self.weight * self.factor if self.recipe.missed == "learned" else self.weight)[
+            ..., self.fakes
+        ]
         total = weight.sum(axis=-1, keepdims=True)
-        mean = (weight * pull[..., events]).sum(axis=-1, keepdims=True) / np.where(total > 0.0, total, 1.0)
+        mean = (weight * pull[..., self.fakes]).sum(axis=-1, keepdims=True) / np.where(
+            total > 0.0, total, 1.0
+        )
         return np.where(total > 0.0, mean, 1.0)
 
     def _flat(self, weight: Array) -> Array:

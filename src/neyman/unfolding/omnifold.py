@@ -9,25 +9,28 @@ of the particle level alone. Ensembling follows Torales Acosta et al., algorithm
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
-from neyman.errors import ConfigError
+from neyman.errors import ConfigError, InputError, NeymanWarning
 from neyman.events import EventTable
 from neyman.files import digest
 from neyman.networks import MLP, NSF, Aggregate, Architecture, Model
 from neyman.training import BCE, Loss, Settings
-from neyman.unfolding.aggregate import check
+from neyman.unfolding.aggregate import aggregated, check
 from neyman.unfolding.inputs import NOMINAL, Bootstrap, Inputs, Replica, Support, WeightSet, prepare, support
 from neyman.unfolding.iterate import Fakes, Finished, Missed, Mode, Recipe, iterate
 from neyman.unfolding.kept import Kept
 from neyman.unfolding.result import Unfolding
 
+Rows = NDArray[np.float32]
+Done = tuple[Finished, list[tuple[str, Rows]], list[str]]
 Systematics = Mapping[str, WeightSet | ArrayLike | Sequence[WeightSet | ArrayLike]]
 Start = Model | tuple[Model | None, Model | None] | None
 
@@ -91,6 +94,9 @@ class OmniFold:
     keep_iterations: bool = True
 
     def __post_init__(self) -> None:
+        for name in ("iterations", "ensemble"):
+            if not isinstance(getattr(self, name), int | np.integer):
+                raise ConfigError(f"{name} is {getattr(self, name)!r}", expected="a whole number")
         if self.iterations < 1 or self.ensemble < 1:
             raise ConfigError(
                 f"{self.iterations} iterations of {self.ensemble} members", expected="at least 1"
@@ -102,10 +108,16 @@ class OmniFold:
         ):
             if getattr(self, name) not in known:
                 raise ConfigError(f"unknown {name} {getattr(self, name)!r}", expected=" or ".join(known))
+        if len(self.networks) != 2:
+            raise ConfigError(
+                f"{len(self.networks)} networks", expected="one, or a pair (detector, particle)"
+            )
         if any(isinstance(network, NSF) for network in self.networks):
             raise ConfigError("a flow is not a classifier", fix="use MLP or PET")
         if not 0.0 <= self.body_rate <= 1.0:
             raise ConfigError(f"body_rate is {self.body_rate}", expected="from 0 to 1")
+        if self.body_rate != 1.0 and self.settings.optimizer == "ecd":
+            raise ConfigError("ECD has one rate for all parameters of a network", fix="leave out body_rate")
         check(self.aggregate, self.ensemble)
 
     @property
@@ -168,7 +180,8 @@ class OmniFold:
         client
             A ``dask.distributed.Client``, over whose workers the replicas and variations are spread.
         progress
-            Called with the number of finished optimizer steps of all trainings together; see :meth:`optimizer_steps`.
+            Called with the number of finished optimizer steps of all trainings together, see :meth:`optimizer_steps`;
+            not with a client.
 
         Raises
         ------
@@ -185,6 +198,7 @@ class OmniFold:
             When more than 1% of the data lie outside the simulation's support, one event carries more than 5% of the
             weight, or the first step separates nothing.
         """
+        _check_arguments(bootstrap, start, client, seed)
         inputs = prepare(
             data,
             reconstructed,
@@ -202,30 +216,37 @@ class OmniFold:
             replace(self._recipe(start), ensemble=members, aggregate=self._aggregate(members))
             for members, _ in tasks
         ]
+        if self.missed == "unchanged" and (inputs.factor > 1.0).any():
+            raise InputError(
+                f"detector_factor is {inputs.factor.max():g} in event {int(inputs.factor.argmax())}: more than all "
+                "of it is detected, which leaves a negative part that is missed",
+                fix='use missed="learned"',
+            )
         folder = None if checkpoint is None else Path(checkpoint)
-        key = (
-            None if folder is None else digest(repr(recipes[0]), _start_digest(start), seed, inputs.digest())
-        )
+        key = ""
+        if folder is not None:
+            plain = replace(recipes[0], start=(None, None))
+            key = digest(repr(plain), _start_digest(start), seed, inputs.digest())
         kept = [
-            None
-            if folder is None or key is None
-            else Kept(folder, f"{k:03d}", digest(key, members, repr(replicas)))
-            for k, (members, replicas) in enumerate(tasks)
+            None if folder is None else _kept(folder, key, members, replicas) for members, replicas in tasks
         ]
-        if client is None:
-            finished, done = [], 0
-            for recipe, (_, replicas), place in zip(recipes, tasks, kept, strict=True):
-                tell = None if progress is None else (lambda step, done=done: progress(done + step))
-                finished.append(iterate(recipe, inputs, replicas, seed=seed, kept=place, progress=tell))
-                done += self._trainings(inputs) * self.settings.steps
-        else:
+        calls = list(zip(recipes, (replicas for _, replicas in tasks), kept, strict=True))
+        if client is not None:
             shared = client.scatter(inputs, broadcast=True)
             futures = [
-                client.submit(iterate, recipe, shared, replicas, seed=seed, kept=place, pure=False)
-                for recipe, (_, replicas), place in zip(recipes, tasks, kept, strict=True)
+                client.submit(_task, recipe, shared, replicas, seed, place, away=True, pure=False)
+                for recipe, replicas, place in calls
             ]
-            finished = client.gather(futures)
-        return self._result(inputs, finished, found)
+            done = client.gather(futures)
+            for text in dict.fromkeys(text for _, _, notes in done for text in notes):
+                warnings.warn(text, NeymanWarning, stacklevel=2)
+        else:
+            done = []
+            for k, (recipe, replicas, place) in enumerate(calls):
+                before = k * self._trainings(inputs) * self.settings.steps
+                tell = None if progress is None else (lambda step, before=before: progress(before + step))
+                done.append(_task(recipe, inputs, replicas, seed, place, tell))
+        return self._result(inputs, done, found)
 
     def passes(
         self,
@@ -329,10 +350,16 @@ class OmniFold:
             tasks += [(members, tuple(replicas[i : i + size])) for i in range(0, len(replicas), size)]
         return tasks
 
-    def _result(self, inputs: Inputs, finished: Sequence[Finished], found: Support) -> Unfolding:
-        nominal = finished[0]
+    def _result(self, inputs: Inputs, done: Sequence[Done], found: Support) -> Unfolding:
+        nominal = done[0][0]
         share, threshold = nominal.beyond
-        result = Unfolding(
+        rows: dict[str, list[Rows]] = {}
+        for _, unfolded, _ in done:
+            for source, own in unfolded:
+                rows.setdefault(source, []).append(own)
+        stacked = {name: np.stack(own) for name, own in rows.items()}
+        varied = {name: stacked.pop(name) for name in inputs.systematics}
+        return Unfolding(
             inputs.weight,
             nominal.push[0],
             nominal.pull[0],
@@ -344,17 +371,50 @@ class OmniFold:
             tuple(nominal.steps),
             replace(found, beyond=share, threshold=threshold),
             tuple(nominal.iterations),
-            models=nominal.models,
+            stacked,
+            varied,
+            nominal.models,
         )
-        rows: dict[str, list[Any]] = {}
-        for one in finished[1:]:
-            for replica, members in zip(one.replicas, one.push, strict=True):
-                weight = inputs.weights(replica)[1]
-                own = replace(result, weight=weight, members=members, aggregate=self._aggregate(len(members)))
-                rows.setdefault(replica.source, []).append(own.unfolded.astype(np.float32))
-        stacked = {name: np.stack(own) for name, own in rows.items()}
-        varied = {name: stacked.pop(name) for name in inputs.systematics}
-        return replace(result, replicas=stacked, systematics=varied)
+
+
+def _task(
+    recipe: Recipe,
+    inputs: Inputs,
+    replicas: tuple[Replica, ...],
+    seed: int,
+    kept: Kept | None,
+    progress: Callable[[int], None] | None = None,
+    *,
+    away: bool = False,
+) -> Done:
+    """Run one task here or on a worker: what it leaves of the nominal weights, or one row a replica; and warnings.
+
+    Warnings are collected `away`, where nobody would see them.
+    """
+    if away:
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            finished = iterate(recipe, inputs, replicas, seed=seed, kept=kept)
+        notes = [str(one.message) for one in caught if issubclass(one.category, NeymanWarning)]
+    else:
+        finished, notes = iterate(recipe, inputs, replicas, seed=seed, kept=kept, progress=progress), []
+    if replicas == (NOMINAL,):
+        return finished, [], notes
+    rows = []
+    for replica, members in zip(replicas, finished.push, strict=True):
+        weight = inputs.weights(replica)[1] * inputs.generated
+        own = weight * aggregated(members, recipe.aggregate, weight)
+        rows.append((replica.source, own.astype(np.float32)))
+    return replace(finished, push=finished.push[:0], pull=finished.pull[:0]), rows, notes
+
+
+def _kept(folder: Path, key: str, members: int, replicas: tuple[Replica, ...]) -> Kept:
+    own = digest(key, members, repr(replicas))
+    return Kept(
+        folder,
+        "nominal" if replicas == (NOMINAL,) else f"replicas-{digest(members, repr(replicas))[:8]}",
+        own,
+    )
 
 
 def _groups(replicas: int, members: int, at_once: int) -> int:
@@ -367,3 +427,27 @@ def _start_digest(start: Start) -> list[str]:
 
     models = start if isinstance(start, tuple) else (start,)
     return ["" if model is None else tensors_digest(model.stacks[0].state_dict()) for model in models]
+
+
+def _check_arguments(bootstrap: Any, start: Any, client: Any, seed: Any) -> None:
+    """Say what the arguments are that have another type.
+
+    Raises
+    ------
+    ConfigError
+        For one of them.
+    """
+    pair = start if isinstance(start, tuple) else (start, start)
+    for good, name, given, expected in (
+        (bootstrap is None or isinstance(bootstrap, Bootstrap), "bootstrap", bootstrap, "Bootstrap(data=50)"),
+        (
+            len(pair) == 2 and all(own is None or isinstance(own, Model) for own in pair),
+            "start",
+            start,
+            "a Model (Model.load reads a file), or a pair of them (detector, particle)",
+        ),
+        (client is None or hasattr(client, "submit"), "client", client, "a dask.distributed.Client"),
+        (isinstance(seed, int | np.integer) and seed >= 0, "seed", seed, "a whole number, 0 or more"),
+    ):
+        if not good:
+            raise ConfigError(f"{name} is {given!r:.80}", expected=expected)

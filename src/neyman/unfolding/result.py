@@ -14,8 +14,8 @@ from numpy.typing import ArrayLike, NDArray
 from neyman.errors import InputError
 from neyman.events.columns import check_finite, write_parquet
 from neyman.files import atomic
-from neyman.networks import Aggregate, Model, combine
-from neyman.unfolding.aggregate import OF_LOG_RATIOS, aggregated, check, keeping_yield
+from neyman.networks import Aggregate, Model
+from neyman.unfolding.aggregate import OF_LOG_RATIOS, aggregated, check, joined, keeping_yield
 from neyman.unfolding.inputs import Support
 from neyman.unfolding.iterate import Iteration, Mode
 from neyman.unfolding.spectrum import Spectrum, bin_numbers, binned, covariances, filled
@@ -223,9 +223,9 @@ class Unfolding:
             )
         model, scale = self.models["particle"], 0.0
         if len(self.members) > 1:
-            joined = combine(self.members.astype(np.float32), self.aggregate).astype(np.float64)
-            scale = float(np.log(keeping_yield(self.members, joined, self.weight * self.passes_truth)))
-        offsets = tuple(own + scale for own in model.description.offsets)
+            own = joined(self.members, self.aggregate)
+            scale = float(np.log(keeping_yield(self.members, own, self.weight * self.passes_truth)))
+        offsets = tuple(one + scale for one in model.description.offsets)
         return model.replace(aggregate=OF_LOG_RATIOS[self.aggregate], offsets=offsets)
 
     # Observables ------------------------------------------------------------------------------------------
@@ -326,12 +326,7 @@ class Unfolding:
         x = np.where(self.passes_truth, column, 0.0)
 
         def moments(weights: NDArray[Any]) -> Array:
-            whole = weights.sum(axis=1, dtype=np.float64)
-            mean = weights @ x / whole
-            square = (
-                np.stack([row @ np.square(x - own) for row, own in zip(weights, mean, strict=True)]) / whole
-            )
-            return np.stack([mean, np.sqrt(square)], axis=1)
+            return np.array([_moments(x, row.astype(np.float64), name) for row in weights])
 
         w = self.unfolded
         mean, width = moments(w[None])[0]
@@ -348,7 +343,7 @@ class Unfolding:
         nominal = of(self.unfolded[None])[0]
         replicas = {name: of(own) for name, own in self.replicas.items()}
         found = covariances(nominal, replicas, {name: of(own) for name, own in self.systematics.items()})
-        if not self.replicas:
+        if "simulation" not in self.replicas:
             found["simulation"] = fill
         if len(self.members) > 1:
             members = of(np.where(self.passes_truth, self.weight * self.members, 0.0))
@@ -424,3 +419,15 @@ class Unfolding:
             "replicas": {name: len(own) for name, own in self.replicas.items()},
             "systematics": {name: len(own) for name, own in self.systematics.items()},
         }
+
+
+def _moments(x: Array, weight: Array, name: str) -> tuple[float, float]:
+    whole = weight.sum()
+    mean = float(weight @ x / whole) if whole > 0.0 else float("nan")
+    square = float(weight @ np.square(x - mean) / whole) if whole > 0.0 else float("nan")
+    if not square >= 0.0:
+        raise InputError(
+            f"{name} has no standard deviation: the weights sum to {whole:g}, the variance is {square:g}",
+            expected="positive sums; negative weights must not prevail",
+        )
+    return mean, square**0.5

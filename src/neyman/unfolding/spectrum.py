@@ -163,7 +163,7 @@ class Spectrum:
         Raises
         ------
         InputError
-            When it has another number of bins.
+            When it has other bins, or a bin without error differs from it.
 
         Warns
         -----
@@ -178,6 +178,17 @@ class Spectrum:
             raise InputError(
                 f"the truth has {other.size} bins", expected=f"{self.values.size}, those of the spectrum"
             )
+        if isinstance(truth, Spectrum):
+            same = len(truth.edges) == len(self.edges) and all(
+                np.array_equal(own, theirs) for own, theirs in zip(self.edges, truth.edges, strict=True)
+            )
+            if not same or truth.density != self.density:
+                raise InputError(
+                    "the two spectra have other bins"
+                    if not same
+                    else "one spectrum is a density, the other is not",
+                    where=", ".join(self.names),
+                )
         few = {name: n for name, n in self.replicas.items() if n < _ENOUGH * len(self.values)}
         if few:
             warnings.warn(
@@ -189,6 +200,13 @@ class Spectrum:
         covariance = self.covariance + (truth.covariance if isinstance(truth, Spectrum) else 0.0)
         difference = self.values - other
         scale = np.sqrt(np.diag(covariance))
+        empty = (scale == 0.0) & (difference != 0.0)
+        if empty.any():
+            raise InputError(
+                f"bin {int(empty.argmax())} has no error and differs from the truth by {difference[empty][0]:g}",
+                where=", ".join(self.names),
+                fix="merge it with its neighbour: no simulated event, or none of a replica, is in it",
+            )
         scale = np.where(scale > 0.0, scale, 1.0)
         values, vectors = np.linalg.eigh(covariance / np.outer(scale, scale))
         used = values > _RANK * max(values.max(), 0.0)
@@ -268,6 +286,8 @@ def binned(
     names = (name,) if isinstance(name, str) else tuple(name)
     given: tuple[Any, Any] = ([values], [edges]) if isinstance(name, str) else (values, edges)
     columns, bins = ([np.asarray(own, dtype=np.float64) for own in several] for several in given)
+    if len(set(names)) != len(names):
+        raise InputError(f"two axes have one name: {', '.join(names)}")
     if not len(names) == len(columns) == len(bins):
         raise InputError(f"{len(names)} names, {len(columns)} observables and {len(bins)} sets of edges")
     for own, column, steps in zip(names, columns, bins, strict=True):
@@ -284,7 +304,8 @@ def binned(
             or not np.isfinite(steps).all()
         ):
             raise InputError(
-                f"the edges of {own!r} do not rise", expected="at least two, each above the one before"
+                f"the edges of {own!r} do not rise",
+                expected="edges of the bins, at least two, each finite and above the one before",
             )
     return names, columns, tuple(bins)
 

@@ -22,7 +22,6 @@ from neyman.networks import Architecture, Description, Model, Part, Scaling, Sta
 from neyman.training import (
     Checkpoint,
     Loss,
-    Objective,
     PairObjective,
     ReweightObjective,
     Sample,
@@ -51,8 +50,8 @@ class StepRecord:
     losses
         Best held-out loss of each member.
     separates
-        Whether each member beat a constant output on held-out events; the ratio of one that did not is 1 up to
-        the normalisation.
+        Whether each member beat a constant output on held-out events at its best evaluation. Where there is nothing to
+        learn, some do by chance; where there is little, some do not.
     best_steps
         Optimizer step of each member's best state.
     normalisation
@@ -61,7 +60,10 @@ class StepRecord:
     effective_size
         :math:`(\\sum w)^2 / \\sum w^2` of the weights after the step, the smallest of all members.
     largest
-        Largest ratio that a member gives to an event, in units of the normalisation.
+        Largest ratio that a member gives to an event, in units of `normalisation`.
+    silenced
+        Whether the ratio of each member was set to 1 up to the normalisation: in the first iteration where no member
+        separates anything, and wherever a member is worse than a constant by more than the statistical error.
     """
 
     iteration: int
@@ -72,6 +74,7 @@ class StepRecord:
     normalisation: float
     effective_size: float
     largest: float
+    silenced: tuple[bool, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain data."""
@@ -116,7 +119,7 @@ class Learner:
         numerator: tuple[EventTable, Array],
         denominator: tuple[EventTable, Array],
         seed: int,
-    ) -> Objective:
+    ) -> PairObjective:
         """Return the objective of two samples, weights ``(R E, n_events)`` or ``(n_events,)``."""
         training, validation = [], []
         for table, weight in (numerator, denominator):
@@ -130,7 +133,9 @@ class Learner:
             **self._common(denominator[0], seed),
         )
 
-    def reweighting(self, table: EventTable, numerator: Array, denominator: Array, seed: int) -> Objective:
+    def reweighting(
+        self, table: EventTable, numerator: Array, denominator: Array, seed: int
+    ) -> ReweightObjective:
         """Return the objective of two weightings of one sample."""
         out = held_out(table, self.settings.validation_fraction, seed=self.split_seed)
         return ReweightObjective(
@@ -210,36 +215,53 @@ class Learner:
 
     def learn(
         self,
-        objective: Objective,
+        objective: PairObjective | ReweightObjective,
         stack: Stack,
         settings: Settings,
         features: tuple[str, ...],
         *,
+        first: bool,
         progress: Callable[[int], None] | None,
         checkpoint: Checkpoint | None,
     ) -> Trained:
-        """Train the stack. A member that separates nothing is left with the output of ratio 1."""
+        """Train the stack. A member that separates nothing is left with the output of ratio 1.
+
+        In a later iteration little is left to learn, often less than the held-out events can show: to drop it would
+        hold the unfolding back. So a member is dropped when it is worse than a constant by more than the statistical
+        error, and in the `first` iteration also where no member of a replica is better than one.
+        """
         device = settings.torch_device
         history = train(stack.to(device), objective, settings, progress=progress, checkpoint=checkpoint)
         losses = np.nanmin(np.asarray(history.validation), axis=0)
         separates = losses < self.loss.flat()
         head = [module for module in stack.modules() if isinstance(module, StackedLinear)][-1]
+        advantage, error = objective.advantage(stack)
+        silent = advantage < -error
+        if first:
+            none = ~separates.reshape(self.replicas, self.members).any(axis=1)
+            silent |= torch.from_numpy(np.repeat(none, self.members)).to(device)
         with torch.no_grad():
-            silent = torch.from_numpy(~separates).to(device)
             head.weight[silent], head.bias[silent] = 0.0, 0.0  # every link means ratio 1 there
         part = self.part(stack.members)
         model = Model([stack], Description(features=features, parts=(part,)))
-        return Trained(model, tuple(losses.tolist()), tuple(separates.tolist()), tuple(history.best_step))
+        return Trained(
+            model,
+            tuple(losses.tolist()),
+            tuple(separates.tolist()),
+            tuple(history.best_step),
+            tuple(silent.tolist()),
+        )
 
 
 @dataclass(frozen=True, eq=False)
 class Trained:
-    """Networks of one step, with the best loss, the verdict and the best step of each member."""
+    """Networks of one step, with the best loss, the verdicts and the best step of each member."""
 
     model: Model
     losses: tuple[float, ...]
     separates: tuple[bool, ...]
     best_steps: tuple[int, ...]
+    silenced: tuple[bool, ...]
 
     def log_ratio(self, table: EventTable, settings: Settings) -> NDArray[np.float32]:
         """Evaluate every member, ``(R E, n_events)``."""
@@ -295,7 +317,6 @@ def record(
     iteration: int,
     level: Level,
     ratio: Array,
-    log_scale: Array,
     factor: Array,
     weight: Array,
 ) -> StepRecord:
@@ -307,7 +328,7 @@ def record(
         Its networks.
     iteration, level
         Which step it was.
-    ratio, log_scale
+    ratio
         From :func:`normalised`.
     factor
         What the step gives to the yield of each member.
@@ -339,5 +360,6 @@ def record(
         trained.best_steps,
         float(factor.mean()),
         float(size.min()),
-        float((ratio / np.exp(log_scale)[:, None]).max()),
+        float((ratio / factor[:, None]).max()),
+        trained.silenced,
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -11,17 +12,18 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from pydantic import ValidationError
 
-from neyman.errors import WorkspaceError, nearest
+from neyman.errors import NeymanWarning, WorkspaceError, nearest
 from neyman.workspace.covariance import checked_covariance
 from neyman.workspace.gaussian import Gaussian
 from neyman.workspace.histograms import Naming, SampleModel, modifier_names, pyhf_channels
 from neyman.workspace.treatment import Treated, Treatment
 
 Array = NDArray[np.float64]
+_REPLICAS = 3  # a bin, for the inverse of a covariance (Hartlap et al., astro-ph/0608064)
 
 
 class SpectrumLike(Protocol):
-    """What `from_unfolded` reads of a measured spectrum; ``sources`` too, where there are any.
+    """What `from_unfolded` reads of a measured spectrum; ``sources`` and ``replicas`` too, where there are any.
 
     ``edges`` of each axis, with ``names`` and ``units``; ``values`` of all bins in C order and their
     ``covariance``, shape ``(n_bins, n_bins)``.
@@ -129,6 +131,11 @@ def from_unfolded(
         When a prediction does not have the bins of its spectrum, a covariance is not symmetric and positive
         definite, several spectra have none in common, a sample has no model, or as for `from_hists`.
 
+    Warns
+    -----
+    NeymanWarning
+        When a covariance comes from fewer than three bootstrap replicas a bin.
+
     Examples
     --------
     >>> one = Measured([10.0, 4.0], [[1.0, 0.2], [0.2, 0.5]])
@@ -136,6 +143,7 @@ def from_unfolded(
     >>> document.parameters
     {'mu'}
     """
+    _check_replicas(spectra)
     for what, other, known in (("spectrum", spectra, predictions), ("prediction", predictions, spectra)):
         if missing := sorted(set(known) - set(other)):
             raise WorkspaceError(
@@ -288,4 +296,20 @@ def _same_bins(axes: Sequence[Array], spectrum: SpectrumLike, where: str) -> Non
                 f"the edges of axis {i} of the prediction are not those of the measured values",
                 where=where,
                 expected=", ".join(f"{e:g}" for e in measured),
+            )
+
+
+def _check_replicas(spectra: Mapping[str, SpectrumLike]) -> None:
+    """Warn where the inverse of a covariance, and so the fit, pretends to know more than the replicas do."""
+    for name, spectrum in spectra.items():
+        n_bins = len(np.asarray(spectrum.values).reshape(-1))
+        given: Mapping[str, int] = getattr(spectrum, "replicas", {})
+        few = {source: n for source, n in given.items() if n < _REPLICAS * n_bins}
+        if few:
+            warnings.warn(
+                f"the covariance of the {n_bins} bins of {name!r} comes from {min(few.values())} replicas of the "
+                f"{' and '.join(few)}: its inverse is too large and errors of a fit too small; use "
+                f"{_REPLICAS * n_bins} or more",
+                NeymanWarning,
+                stacklevel=3,
             )
