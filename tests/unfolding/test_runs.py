@@ -392,6 +392,8 @@ def test_two_processes_take_the_steps_of_one(tmp_path: Path) -> None:
         "-m",
         "torch.distributed.run",
         "--standalone",
+        "--local-addr",
+        "127.0.0.1",
         "--nproc-per-node",
         "2",
         str(script),
@@ -402,7 +404,7 @@ def test_two_processes_take_the_steps_of_one(tmp_path: Path) -> None:
         text=True,
         timeout=300,
         check=False,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        env=os.environ | {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"},
     )
     assert done.returncode == 0, done.stderr
     alone = omnifold(settings=replace(SETTINGS, batch_size=255)).fit(*TABLES, seed=3)

@@ -15,6 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+import neyman as ny
 from neyman.errors import InputError, NeymanWarning
 from neyman.unfolding import (
     Iteration,
@@ -307,3 +308,23 @@ def test_bias_and_spread_of_passes() -> None:
         mse_rel([1.0, 0.0], passes)
     with pytest.raises(InputError, match="the mean of the passes is 0 in bin 0"):
         sigma_rel(passes * [0.0, 1.0])
+
+
+def test_an_unfolded_spectrum_is_a_term_of_a_likelihood(tmp_path: Path) -> None:
+    """The strength of a prediction has the closed form of weighted least squares."""
+    spectrum = RESULT.spectrum(X, EDGES, name="x", unit="GeV")
+    prediction = 0.9 * spectrum.values + [5.0, -3.0, 8.0, 2.0]
+    models = {"signal": SampleModel(("mu",))}
+    document = from_unfolded({"x": spectrum}, {"x": {"signal": prediction}}, models)
+    Draft(gaussian=document).write(tmp_path / "workspace")
+    likelihood = ny.Likelihood.load(tmp_path / "workspace")
+    fit = ny.fit(likelihood)
+    weight = np.linalg.inv(spectrum.covariance)
+    information = prediction @ weight @ prediction
+    assert fit.values["mu"] == pytest.approx(prediction @ weight @ spectrum.values / information, rel=1e-6)
+    assert fit.errors["mu"] == pytest.approx(information**-0.5, rel=1e-5)
+    few = replace(spectrum, replicas={"data": 11})
+    with pytest.warns(
+        NeymanWarning, match="covariance of the 4 bins of 'x' comes from 11 replicas of the data.*use 12"
+    ):
+        from_unfolded({"x": few}, {"x": {"signal": prediction}}, models)
