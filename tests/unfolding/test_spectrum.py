@@ -27,6 +27,7 @@ from neyman.unfolding import (
     sigma_rel,
     to_hepdata,
 )
+from neyman.workspace import Draft, SampleModel, from_unfolded
 
 N = 4000
 RNG = np.random.default_rng(1)
