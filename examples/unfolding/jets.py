@@ -43,7 +43,7 @@ truth, passes_truth = table("simulation", "gen")
 data, observed = table("data", "reco")
 data = data.select(observed)
 
-# Three iterations of five networks each, trained in one pass; twenty bootstrap replicas of the data, and as many of the
+# Three iterations of five networks each, trained in one pass; forty bootstrap replicas of the data, and as many of the
 # simulation, give the covariance of whatever is histogrammed afterwards. An interrupted run goes on where it was.
 omnifold = OmniFold(
     iterations=3,
@@ -57,7 +57,7 @@ result = omnifold.fit(
     truth,
     passes_reconstruction=passes_reconstruction,
     passes_truth=passes_truth,
-    bootstrap=Bootstrap(data=20, simulation=20),
+    bootstrap=Bootstrap(data=40, simulation=40),
     seed=1,
     checkpoint=folder / "checkpoint",
 )
