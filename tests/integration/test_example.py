@@ -124,7 +124,15 @@ def test_every_ratio_closes(full_job):
 
 # The README's Python examples run as they stand, beside the output of the (short) main job -------------------
 
-BLOCKS = ("MyProcessor", "from_pyhf(", "accelerate_pyhf", "def filled", "neyman.sannt", "neyman.unfolding", "trust")
+BLOCKS = (
+    "MyProcessor",
+    "from_pyhf(",
+    "accelerate_pyhf",
+    "def filled",
+    "neyman.sannt",
+    "neyman.unfolding",
+    "trust",
+)
 
 
 def block(repository, marker):
