@@ -21,15 +21,15 @@ from unfolding_gaussian import measured
 
 # Times alone are of interest: what so few steps have learned is not.
 pytestmark = [pytest.mark.benchmark, pytest.mark.filterwarnings("ignore::neyman.errors.NeymanWarning")]
-MEMBERS, ITERATIONS, EVENTS, ROUNDS, THREADS = 5, 2, 20_000, 2, (1, 2)
+MEMBERS, ITERATIONS, EVENTS, ROUNDS, THREADS = 5, 1, 10_000, 2, (1,)
 PARTICLES = 8
 PROBLEMS = {  # network, batch of each class, steps
-    "MLP 64 x 3, batch 256": (MLP((64, 64, 64)), 256, 300),
-    "MLP 64 x 3, batch 1024": (MLP((64, 64, 64)), 1024, 150),
+    "MLP 64 x 3, batch 256": (MLP((64, 64, 64)), 256, 100),
+    "MLP 64 x 3, batch 1024": (MLP((64, 64, 64)), 1024, 50),
     "PET 8 particles, dim 16, batch 256": (
         PET(PARTICLES, 3, dim=16, neighbours=3, local_blocks=1, blocks=1, heads=2, head_blocks=1),
         256,
-        40,
+        10,
     ),
 }
 
