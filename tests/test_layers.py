@@ -11,6 +11,8 @@ SOURCE = Path(__file__).parents[1] / "src" / "neyman"
 ORDER = [
     {"errors"},
     {"files"},
+    {"naming"},
+    {"cluster"},
     {"networks"},
     {"events"},
     {"training"},

@@ -73,8 +73,8 @@ def test_processing_the_example(repository, tmp_path, record):
     import distributed
     from coffea.processor import IterativeExecutor, Runner
 
-    from neyman.events.runner import MALLOC
-    from neyman.events.schema import NanoSchema
+    from neyman.events.processing.runner import MALLOC
+    from neyman.events.processing.schema import NanoSchema
 
     folder = repository / "examples" / "htautau"
     fileset = {path.stem: path for path in sorted((folder / "data").glob("*.root"))}

@@ -24,7 +24,7 @@ def build(repository):
 def events(request, repository):
     from coffea.nanoevents import NanoEventsFactory
 
-    from neyman.events.schema import NanoSchema
+    from neyman.events.processing.schema import NanoSchema
 
     path = repository / "examples" / "htautau" / "data" / f"{request.param}.root"
     return NanoEventsFactory.from_root(

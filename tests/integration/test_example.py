@@ -147,7 +147,7 @@ def block(repository, marker):
 RUN_PROCESSOR = """
 import dataclasses, hist
 from coffea.processor import IterativeExecutor, Runner
-from neyman.events.schema import NanoSchema
+from neyman.events.processing.schema import NanoSchema
 runner = Runner(executor=IterativeExecutor(status=False), schema=NanoSchema, chunksize=30_000, maxchunks=1)
 out = runner({"ztautau": [DATA + "/ztautau.root"]}, MyProcessor(), treename="Events")
 assert out["log_ratio"].sum().value > 1000

@@ -15,7 +15,7 @@ from neyman.analysis.config import Config, SampleSection
 from neyman.errors import ConfigError, InputError, nearest
 from neyman.events import EventTable, PythonRef, RegionSpec, TableProcessor, Variation, process_files
 from neyman.files import read_json, write_json
-from neyman.workspace.histograms import Naming
+from neyman.naming import Naming
 
 NOMINAL = "nominal"
 NAMING = Naming()

@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING, Any
 
 _WHERE = {
     "EventTable": "neyman.events.table",
-    "PythonRef": "neyman.events.source",
-    "RegionSpec": "neyman.events.selection",
-    "Scorer": "neyman.events.scorer",
-    "TableProcessor": "neyman.events.processor",
-    "Variation": "neyman.events.selection",
+    "PythonRef": "neyman.events.processing.source",
+    "RegionSpec": "neyman.events.processing.selection",
+    "Scorer": "neyman.events.scoring.scorer",
+    "TableProcessor": "neyman.events.processing.processor",
+    "Variation": "neyman.events.processing.selection",
     "padded": "neyman.events.particles",
-    "process_files": "neyman.events.runner",
+    "process_files": "neyman.events.processing.runner",
 }
 
 __all__ = [
@@ -35,12 +35,12 @@ __all__ = [
 
 if TYPE_CHECKING:
     from neyman.events.particles import padded as padded
-    from neyman.events.processor import TableProcessor as TableProcessor
-    from neyman.events.runner import process_files as process_files
-    from neyman.events.scorer import Scorer as Scorer
-    from neyman.events.selection import RegionSpec as RegionSpec
-    from neyman.events.selection import Variation as Variation
-    from neyman.events.source import PythonRef as PythonRef
+    from neyman.events.processing.processor import TableProcessor as TableProcessor
+    from neyman.events.processing.runner import process_files as process_files
+    from neyman.events.processing.selection import RegionSpec as RegionSpec
+    from neyman.events.processing.selection import Variation as Variation
+    from neyman.events.processing.source import PythonRef as PythonRef
+    from neyman.events.scoring.scorer import Scorer as Scorer
     from neyman.events.table import EventTable as EventTable
 
 

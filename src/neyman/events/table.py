@@ -2,7 +2,7 @@
 
 Build an :class:`EventTable` with ``from_root``, ``from_parquet``, ``from_awkward`` or ``from_arrays``; all of
 them apply the same cut, weight and checks. Flat ntuples go straight in; NanoAOD goes through
-:func:`~neyman.events.runner.process_files` first.
+:func:`~neyman.events.processing.runner.process_files` first.
 """
 
 from __future__ import annotations

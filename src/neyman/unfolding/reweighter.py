@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from neyman.errors import InputError
-from neyman.events.scorer import Scorer
+from neyman.events.scoring.scorer import Scorer
 from neyman.unfolding.storage import PUSH
 
 

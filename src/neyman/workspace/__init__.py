@@ -9,8 +9,9 @@
 * `validate` checks a folder: schema, digests, columns, positive yields, normalisation of the ratios.
 """
 
+from neyman.naming import Naming
 from neyman.workspace.gaussian import Gaussian
-from neyman.workspace.histograms import Naming, SampleModel, from_hists
+from neyman.workspace.histograms import SampleModel, from_hists
 from neyman.workspace.orthogonality import check_orthogonal
 from neyman.workspace.store import Draft, Workspace, read
 from neyman.workspace.treatment import Treated, Treatment

@@ -11,30 +11,11 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from neyman.errors import WorkspaceError, nearest
+from neyman.naming import Naming
 from neyman.workspace.treatment import Treated, Treating, Treatment
 
 Array = NDArray[np.float64]
 Histograms = Mapping[str, Mapping[str, hist.Hist[Any]]]
-
-
-@dataclass(frozen=True)
-class Naming:
-    """How variations are named on the systematic axis.
-
-    Parameters
-    ----------
-    axis
-        Name of the string-category axis.
-    nominal
-        Its nominal category.
-    up, down
-        Suffixes of the up and down variations of a nuisance parameter.
-    """
-
-    axis: str = "variation"
-    nominal: str = "nominal"
-    up: str = "Up"
-    down: str = "Down"
 
 
 @dataclass(frozen=True)
@@ -63,7 +44,7 @@ def from_hists(
     poi: str = "mu",
     observed: Mapping[str, ArrayLike] | None = None,
     parameters: Sequence[Mapping[str, Any]] = (),
-    naming: Naming | None = None,
+    naming: Naming | str | None = None,
     staterror: bool = True,
     measurement: str = "measurement",
     treatment: Treatment | None = None,
@@ -89,7 +70,7 @@ def from_hists(
     parameters
         Parameter settings with pyhf's keys (``name, inits, bounds, auxdata, sigmas, fixed``).
     naming
-        Names on the systematic axis.
+        Names on the systematic axis, or a framework's name (see `Naming.of`).
     staterror
         Whether the simulation's statistical uncertainty becomes a staterror a channel.
     measurement
@@ -138,7 +119,7 @@ def pyhf_channels(
     models: Mapping[str, SampleModel],
     *,
     poi: str,
-    naming: Naming | None = None,
+    naming: Naming | str | None = None,
     staterror: bool = True,
     treatment: Treatment | None = None,
     signed: bool = False,
@@ -147,7 +128,7 @@ def pyhf_channels(
 
     Arguments and errors as of `from_hists`; with `signed`, bins may be negative, and `poi` may be empty.
     """
-    naming, treatment = naming or Naming(), treatment or Treatment()
+    naming, treatment = Naming.of(naming), treatment or Treatment()
     records: list[Treated] = []
     spec_channels: list[dict[str, Any]] = []
     for channel, samples in channels.items():

@@ -13,9 +13,10 @@ from numpy.typing import ArrayLike, NDArray
 from pydantic import ValidationError
 
 from neyman.errors import NeymanWarning, WorkspaceError, nearest
+from neyman.naming import Naming
 from neyman.workspace.covariance import checked_covariance
 from neyman.workspace.gaussian import Gaussian
-from neyman.workspace.histograms import Naming, SampleModel, modifier_names, pyhf_channels
+from neyman.workspace.histograms import SampleModel, modifier_names, pyhf_channels
 from neyman.workspace.treatment import Treated, Treatment
 
 Array = NDArray[np.float64]
@@ -84,7 +85,7 @@ def from_unfolded(
     name: str = "unfolded",
     poi: str = "mu",
     parameters: Sequence[Mapping[str, Any]] = (),
-    naming: Naming | None = None,
+    naming: Naming | str | None = None,
     staterror: bool = True,
     measurement: str = "measurement",
     treatment: Treatment | None = None,
@@ -167,7 +168,7 @@ def from_unfolded(
         source: checked_covariance(matrix, bins, where=f"source {source!r} of the covariance", definite=False)
         for source, matrix in (sources or {}).items()
     }
-    naming = naming or Naming()
+    naming = Naming.of(naming)
     flat = {
         channel: {
             sample: _flat(

@@ -11,7 +11,7 @@ from scipy import stats
 
 from neyman.errors import ConfigError, InputError
 from neyman.events import EventTable, RegionSpec, Variation, process_files
-from neyman.events.processor import ENTRY_BITS
+from neyman.events.processing.processor import ENTRY_BITS
 
 HEAD = """\
 import awkward as ak
@@ -267,7 +267,7 @@ def test_runs_in_a_users_own_runner(nano, processor, tmp_path):
     """coffea gives an empty file as a chunk of no events; process_files leaves it out."""
     import coffea.processor as cp
 
-    from neyman.events.schema import NanoSchema
+    from neyman.events.processing.schema import NanoSchema
 
     files = [str(nano(tmp_path / "a.root", 900)), str(nano(tmp_path / "empty.root", 0))]
     runner = cp.Runner(

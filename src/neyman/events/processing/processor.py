@@ -2,7 +2,7 @@
 
 :class:`TableProcessor` is what coffea's ``Runner`` calls for each chunk of events; it calls the user's
 function once per variation and writes what it returns. Run it with
-:func:`~neyman.events.runner.process_files`, or inside one's own ``Runner``.
+:func:`~neyman.events.processing.runner.process_files`, or inside one's own ``Runner``.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ from numpy.typing import NDArray
 
 from neyman.errors import ConfigError, InputError, NeymanError, nearest
 from neyman.events.columns import Columns, as_numbers, check_finite, write_parquet
-from neyman.events.selection import RegionSpec, Shifts, Variation, check_name
-from neyman.events.source import PythonRef, location
+from neyman.events.processing.selection import RegionSpec, Shifts, Variation, check_name
+from neyman.events.processing.source import PythonRef, location
 
 ENTRY_BITS = 28
 

@@ -9,7 +9,7 @@ from scipy import stats
 from neyman.errors import ConfigError
 from neyman.events import RegionSpec, Variation
 from neyman.events.draws import uniform
-from neyman.events.selection import Shifts
+from neyman.events.processing.selection import Shifts
 
 IDS = np.arange(20_000) + (123 << 28)
 

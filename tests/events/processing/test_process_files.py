@@ -87,7 +87,7 @@ def test_a_lost_worker_is_an_error_of_ours(fileset, processor, monkeypatch):
             future.set_exception(MemoryError("killed"))
             return future
 
-    monkeypatch.setattr("neyman.events.runner._pool", lambda *_: nullcontext(Lost()))
+    monkeypatch.setattr("neyman.events.processing.runner._pool", lambda *_: nullcontext(Lost()))
     with pytest.raises(InputError, match=r"worker was lost: MemoryError: killed[\s\S]*smaller chunk_size"):
         process_files(fileset, processor())
 

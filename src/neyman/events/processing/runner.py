@@ -18,8 +18,8 @@ from typing import Any, Literal
 
 from neyman.errors import ConfigError, InputError, nearest, optional
 from neyman.events.columns import Paths, expand, open_tree
-from neyman.events.processor import TableProcessor, file_id
-from neyman.events.selection import check_name
+from neyman.events.processing.processor import TableProcessor, file_id
+from neyman.events.processing.selection import check_name
 
 Progress = Callable[[int, int], None]
 EXECUTORS = ("iterative", "threads", "dask")
@@ -48,7 +48,7 @@ def process_files(
     fileset
         For each dataset a path, a glob pattern, or a list of them. TTrees and RNTuples may be mixed.
     processor
-        A :class:`~neyman.events.processor.TableProcessor` (see its notes for what is returned), or anything
+        A :class:`~neyman.events.processing.processor.TableProcessor` (see its notes for what is returned), or anything
         that coffea's ``Runner`` accepts.
     tree
         Name of the TTree or RNTuple in the files.
@@ -72,7 +72,7 @@ def process_files(
     ------
     InputError
         A file is missing, no ROOT file, listed twice, or without the tree; a dataset has no events; or an
-        event's value is unusable (see :class:`~neyman.events.processor.TableProcessor`).
+        event's value is unusable (see :class:`~neyman.events.processing.processor.TableProcessor`).
     ConfigError
         An argument or the user's function is wrong.
     MissingExtraError
@@ -87,8 +87,8 @@ def process_files(
     if workers < 1 or chunk_size < 1:
         raise ConfigError(f"workers = {workers}, chunk_size = {chunk_size}", expected="at least 1 each")
     coffea = optional("coffea.processor", "coffea")
-    from neyman.events.executor import PoolExecutor
-    from neyman.events.schema import schema_class
+    from neyman.events.processing.executor import PoolExecutor
+    from neyman.events.processing.schema import schema_class
 
     if isinstance(processor, TableProcessor):
         processor.build.resolve()

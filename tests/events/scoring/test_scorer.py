@@ -10,7 +10,7 @@ import pytest
 
 from neyman import Scorer
 from neyman.errors import InputError, WorkspaceError
-from neyman.events import scorer as module
+from neyman.events.scoring import scorer as module
 from neyman.networks import MLP, Description, Model, Part
 
 

@@ -1,0 +1,1 @@
+"""Features of events, declared by expressions over their collections: `FeatureSpec`."""
