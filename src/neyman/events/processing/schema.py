@@ -1,4 +1,4 @@
-"""How branches become ``events.Jet.pt``: coffea's NanoAOD schema, for TTrees and RNTuples alike.
+"""How branches become ``events.Jet.pt``: coffea's schemas of NanoAOD, PHYSLITE, Delphes and flat trees.
 
 Imports coffea; import it inside functions only.
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from coffea.nanoevents.schemas import BaseSchema, NanoAODSchema, PHYSLITESchema
+from coffea.nanoevents.schemas import BaseSchema, DelphesSchema, NanoAODSchema, PHYSLITESchema
 from coffea.nanoevents.util import concat
 
 from neyman.errors import ConfigError, nearest
@@ -22,7 +22,8 @@ class NanoSchema(NanoAODSchema):  # type: ignore[misc]
     2. ``Jet_pt`` alone, each a vector;
     3. ``Jet`` as a vector of records with a field ``pt``, the natural layout of an RNTuple.
 
-    Skimmed files without cross-references or event numbers are accepted, and without a warning.
+    Skimmed files without cross-references or event numbers are accepted, and without a warning. Photons have mass and
+    charge 0, as in coffea, also where the file has a ``Photon_mass``: it holds rounding errors of 1e-6 GeV.
     """
 
     warn_missing_crossrefs = False
@@ -37,6 +38,9 @@ class NanoSchema(NanoAODSchema):  # type: ignore[misc]
             else:
                 branches[name] = form
         offsets = _missing_offsets(branches)
+        for name, (_, (source, _)) in self.full_like_items.items():
+            if source in offsets or "n" + source[1:] in branches:
+                branches.pop(name, None)  # coffea replaces it, with a warning
         fields, forms = super()._build_collections(
             [*branches, *offsets], [*branches.values(), *offsets.values()]
         )
@@ -68,7 +72,28 @@ def _is_list(form: Form) -> bool:
     return bool(form["class"] == "ListOffsetArray")
 
 
-SCHEMAS: dict[str, type] = {"nanoaod": NanoSchema, "physlite": PHYSLITESchema, "base": BaseSchema}
+class PhysliteSchema(PHYSLITESchema):  # type: ignore[misc]
+    """PHYSLITE collections ``Electrons``, ``Muons``, ``Jets``, ... with pt, eta, phi and m, in MeV.
+
+    Simulated particles keep their mass and lose their energy: coffea refuses a momentum that has both.
+    """
+
+    def _build_collections(self, branch_forms: dict[str, Form]) -> dict[str, Form]:
+        collections: dict[str, Form] = super()._build_collections(branch_forms)
+        for name in set(self.truth_collections) & collections.keys():
+            record = collections[name].get("content", collections[name])
+            if {"e", "m"} <= set(record["fields"]):
+                index = record["fields"].index("e")
+                del record["fields"][index], record["contents"][index]
+        return collections
+
+
+SCHEMAS: dict[str, type] = {
+    "nanoaod": NanoSchema,
+    "physlite": PhysliteSchema,
+    "delphes": DelphesSchema,
+    "flat": BaseSchema,
+}
 
 
 def schema_class(schema: str | type) -> type:
