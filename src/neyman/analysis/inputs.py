@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,14 +12,15 @@ from numpy.typing import NDArray
 
 from neyman.analysis.steps import file_key
 from neyman.errors import ConfigError
-from neyman.events import expression
+from neyman.events import expression, remote
 from neyman.events.columns import ParquetSource, RootSource, Source, expand
 
 _SUFFIXES = (".root", ".parquet")
+Home = str | os.PathLike[str]
 
 
-def event_files(given: Sequence[str], home: Path) -> list[str]:
-    """Return the files of paths, glob patterns and folders, relative to `home`.
+def event_files(given: Sequence[str], home: Home) -> list[str]:
+    """Return the files of paths, URLs, patterns, folders and lists (``@files.txt``), relative to `home`.
 
     Raises
     ------
@@ -27,9 +29,9 @@ def event_files(given: Sequence[str], home: Path) -> list[str]:
     InputError
         When there is none.
     """
-    found = expand([f if "://" in f else str(home / f) for f in given], ".parquet")
+    found = expand([remote.join(home, one) for one in given], ".parquet")
     for path in found:
-        if not path.endswith(_SUFFIXES):
+        if not _name(path).endswith(_SUFFIXES):
             raise ConfigError(
                 f"{Path(path).name} is of no known kind",
                 where=path,
@@ -39,13 +41,17 @@ def event_files(given: Sequence[str], home: Path) -> list[str]:
 
 
 def identity(path: str) -> tuple[str, str]:
-    """Return what a step's key keeps of a file: its name and content; of a remote one its address."""
-    return (path, "") if "://" in path else file_key(path)
+    """Return what a step's key keeps of a file: its name and content; of a URL, and what the server tells of it."""
+    return (path, remote.version(path)) if remote.is_remote(path) else file_key(path)
 
 
 def event_source(path: str, tree: str) -> Source:
     """Return the columns of one of these files; `tree` is that of a ROOT file."""
-    return RootSource(path, tree) if path.endswith(".root") else ParquetSource(path)
+    return RootSource(path, tree) if _name(path).endswith(".root") else ParquetSource(path)
+
+
+def _name(path: str) -> str:
+    return path.partition("?")[0] if remote.is_remote(path) else path
 
 
 def used_columns(text: str, available: Sequence[str]) -> tuple[str, ...]:

@@ -10,7 +10,9 @@ from typing import Any, Literal
 
 import numpy as np
 
-from neyman.errors import InputError
+from neyman.errors import InputError, NeymanError
+from neyman.events.columns import open_root
+from neyman.events.remote import is_remote, opened, patiently
 from neyman.files import read_json
 from neyman.networks import Description, Model, Part
 from neyman.workspace import Workspace, read
@@ -44,7 +46,7 @@ class Inspection:
 
 
 def inspect(path: str | os.PathLike[str]) -> Inspection:
-    """Tell what `path` holds.
+    """Tell what `path` holds; a ROOT or Parquet file may be at a URL, of which no events are read.
 
     Raises
     ------
@@ -53,6 +55,8 @@ def inspect(path: str | os.PathLike[str]) -> Inspection:
     WorkspaceError
         When it is a broken model or workspace.
     """
+    if is_remote(path):
+        return _at_url(os.fspath(path))
     place = Path(path)
     if not place.exists():
         raise InputError(f"{place.name!r} does not exist", where=str(place))
@@ -74,11 +78,21 @@ def inspect(path: str | os.PathLike[str]) -> Inspection:
     return kinds[place.suffix](place)
 
 
-def _root(path: Path) -> Inspection:
-    import uproot
+def _at_url(url: str) -> Inspection:
+    kinds = {".root": _root, ".parquet": _parquet}
+    suffix = Path(url.partition("?")[0]).suffix
+    if suffix not in kinds:
+        raise InputError(
+            f"{url.rpartition('/')[2]!r} is of no known kind",
+            where=url,
+            expected=f"a {' or '.join(kinds)} file at a URL",
+        )
+    return kinds[suffix](url)
 
-    try:
-        with uproot.open(path) as file:
+
+def _root(path: str | Path) -> Inspection:
+    with open_root(os.fspath(path)) as file:
+        try:
             classes = file.classnames()
             contents = [{"name": key.partition(";")[0], "class": classes[key]} for key in classes]
             sections: dict[str, list[dict[str, Any]]] = {"contents": contents}
@@ -89,15 +103,21 @@ def _root(path: Path) -> Inspection:
                         {"branch": name, "type": str(getattr(tree[name], "typename", ""))}
                         for name in tree.keys()  # noqa: SIM118
                     ]
-    except Exception as error:
-        raise InputError(f"{path.name} is not a readable ROOT file: {error}", where=str(path)) from error
+        except NeymanError:
+            raise
+        except Exception as error:
+            raise InputError(
+                f"{Path(path).name} is not a readable ROOT file: {error}", where=os.fspath(path)
+            ) from error
     return Inspection("ROOT file", sections)
 
 
-def _parquet(path: Path) -> Inspection:
+def _parquet(path: str | Path) -> Inspection:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
+    if is_remote(path):
+        return patiently(lambda: _schema(os.fspath(path)), os.fspath(path))
     try:
         file = pq.ParquetFile(path)
         rows = []
@@ -113,8 +133,18 @@ def _parquet(path: Path) -> Inspection:
                     }
             rows.append(row)
     except (pa.ArrowException, OSError) as error:
-        raise InputError(f"{path.name} is not a readable Parquet file: {error}", where=str(path)) from error
+        raise InputError(
+            f"{Path(path).name} is not a readable Parquet file: {error}", where=os.fspath(path)
+        ) from error
     return Inspection(f"Parquet file, {file.metadata.num_rows} rows", {"columns": rows})
+
+
+def _schema(url: str) -> Inspection:
+    import pyarrow.parquet as pq
+
+    with opened(url) as remote, pq.ParquetFile(remote) as file:
+        rows = [{"column": field.name, "type": str(field.type)} for field in file.schema_arrow]
+        return Inspection(f"Parquet file, {file.metadata.num_rows} rows", {"columns": rows})
 
 
 def _models(paths: Sequence[Path]) -> Inspection:

@@ -2,6 +2,7 @@
 
 Each kind of input is a :class:`Source`: it knows its column names and hands over chunks of the columns asked
 for. :class:`~neyman.events.table.EventTable` is built from sources; nothing else reads files event by event.
+Files may be URLs, of which only the bytes of these columns are read; see :mod:`~neyman.events.remote`.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -18,7 +20,8 @@ import awkward as ak
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from neyman.errors import ConfigError, InputError, nearest
+from neyman.errors import ConfigError, InputError, NeymanError, nearest
+from neyman.events import remote
 from neyman.files import atomic
 
 Columns = dict[str, NDArray[Any]]
@@ -39,8 +42,8 @@ class Source(Protocol):
     def names(self) -> Sequence[str]:
         """Names of the columns."""
 
-    def chunks(self, names: Sequence[str]) -> Iterator[tuple[int, Columns]]:
-        """Yield (index of the first event, columns)."""
+    def chunks(self, names: Sequence[str], lists: Sequence[str] = ()) -> Iterator[tuple[int, Columns]]:
+        """Yield (index of the first event, columns); those of `lists` are awkward arrays of any kind."""
 
 
 @dataclass(frozen=True)
@@ -51,28 +54,35 @@ class RootSource:
     tree: str
     entry_stop: int | None = None
 
-    @property
+    @cached_property
     def names(self) -> list[str]:
+        """Names of the branches."""
         with open_tree(self.where, self.tree) as tree:
             return list(tree.keys())
 
-    def chunks(self, names: Sequence[str]) -> Iterator[tuple[int, Columns]]:
+    def chunks(self, names: Sequence[str], lists: Sequence[str] = ()) -> Iterator[tuple[int, Columns]]:
         with open_tree(self.where, self.tree) as tree:
             total = int(tree.num_entries)
             stop = total if self.entry_stop is None else min(self.entry_stop, total)
             for start in range(0, stop, STEP):
-                yield start, {name: self._read(tree, name, start, min(start + STEP, stop)) for name in names}
+                last = min(start + STEP, stop)
+                columns = {name: self._read(tree, name, start, last) for name in lists}
+                for name in names:
+                    array = columns[name] if name in columns else self._read(tree, name, start, last)
+                    columns[name] = as_numbers(array, name, self.where, start)
+                yield start, columns
 
-    def _read(self, tree: Any, name: str, start: int, stop: int) -> NDArray[Any]:
+    def _read(self, tree: Any, name: str, start: int, stop: int) -> ak.Array:
         try:
-            array = tree[name].array(entry_start=start, entry_stop=stop, library="ak")
+            return tree[name].array(entry_start=start, entry_stop=stop, library="ak")
+        except NeymanError:
+            raise
         except Exception as error:
             raise InputError(
                 f"cannot read branch {name!r}: {type(error).__name__}: {error}",
                 where=f"{self.where}, entries {start} to {stop}",
                 fix=INCOMPLETE,
             ) from error
-        return as_numbers(array, name, self.where, start)
 
 
 @dataclass(frozen=True)
@@ -81,22 +91,31 @@ class ParquetSource:
 
     where: str
 
-    @property
+    @cached_property
     def names(self) -> list[str]:
+        """Names of the columns."""
         import pyarrow.parquet
 
         return list(self._call(pyarrow.parquet.read_schema).names)
 
-    def chunks(self, names: Sequence[str]) -> Iterator[tuple[int, Columns]]:
+    def chunks(self, names: Sequence[str], lists: Sequence[str] = ()) -> Iterator[tuple[int, Columns]]:
         import pyarrow.parquet
 
-        table = self._call(pyarrow.parquet.read_table, columns=list(names), partitioning=None)
-        yield 0, {name: as_numbers(ak.from_arrow(table[name]), name, self.where) for name in names}
+        wanted = list(dict.fromkeys([*names, *lists]))
+        table = self._call(pyarrow.parquet.read_table, columns=wanted, partitioning=None)
+        columns = {name: ak.from_arrow(table[name]) for name in wanted}
+        yield 0, columns | {name: as_numbers(columns[name], name, self.where) for name in names}
 
     def _call(self, function: Any, **options: Any) -> Any:
         import pyarrow as pa
 
+        def at_url() -> Any:
+            with remote.opened(self.where) as file:
+                return function(file, **options)
+
         try:
+            if remote.is_remote(self.where):
+                return remote.patiently(at_url, self.where)
             return function(self.where, **options)
         except FileNotFoundError as error:
             raise _missing(self.where) from error
@@ -119,8 +138,9 @@ class MemorySource:
     def names(self) -> list[str]:
         return list(self.columns)
 
-    def chunks(self, names: Sequence[str]) -> Iterator[tuple[int, Columns]]:
-        columns = {name: as_numbers(self.columns[name], name, self.where) for name in names}
+    def chunks(self, names: Sequence[str], lists: Sequence[str] = ()) -> Iterator[tuple[int, Columns]]:
+        columns: dict[str, Any] = {name: self.columns[name] for name in lists}
+        columns |= {name: as_numbers(self.columns[name], name, self.where) for name in names}
         lengths = {name: len(column) for name, column in columns.items()}
         if len(set(lengths.values())) > 1:
             raise InputError(
@@ -131,30 +151,51 @@ class MemorySource:
 
 
 def expand(files: Paths, suffix: str = "") -> list[str]:
-    """Paths of `files`: globs are expanded and sorted, folders searched for ``*suffix`` if `suffix` is given.
+    """Paths and URLs of `files`.
+
+    Patterns are expanded and sorted. Folders (URLs that end with ``/``, and those that a pattern matches) are
+    searched for ``*suffix`` if `suffix` is given. ``@list.txt`` stands for the files of a list; see
+    :func:`~neyman.events.remote.read_list`.
 
     Raises
     ------
     InputError
-        No file matches.
+        No file matches, or a list cannot be read.
     """
     given = [files] if isinstance(files, str | os.PathLike) else list(files)
     found: list[str] = []
     for item in [os.fspath(path) for path in given]:
-        if "://" in item or Path(item).is_file():
-            matches = [item]
-        elif suffix and Path(item).is_dir():
-            matches = sorted(map(str, Path(item).rglob(f"*{suffix}")))
-        elif any(c in item for c in "*?["):
-            matches = sorted(glob.glob(item, recursive=True))  # noqa: PTH207
-        else:
-            raise _missing(item)
-        if not matches:
-            raise InputError("no file matches", where=item, fix="check the pattern and the folder")
-        found += matches
+        for one in remote.read_list(item[1:]) if item.startswith("@") else [item]:
+            found += _matches(one, suffix)
     if not found:
-        raise InputError("no files are given", expected="a path, a glob pattern, or a list of them")
+        raise InputError("no files are given", expected="a path, a URL, a pattern, or a list of them")
     return found
+
+
+def _matches(item: str, suffix: str) -> list[str]:
+    fix = "check the pattern and the folder"
+    if remote.is_remote(item):
+        if not (remote.is_pattern(item) or (suffix and item.endswith("/"))):
+            return [item]
+        matches = remote.find(item, suffix)
+        fix = "check the URL; many web servers do not list their files: name them all, or use a list '@files.txt'"
+    elif Path(item).is_file():
+        return [item]
+    elif suffix and Path(item).is_dir():
+        matches = _below(item, suffix)
+    elif any(c in item for c in "*?["):
+        matches = []
+        for match in sorted(glob.glob(item, recursive=True)):  # noqa: PTH207
+            matches += _below(match, suffix) if suffix and Path(match).is_dir() else [match]
+    else:
+        raise _missing(item)
+    if not matches:
+        raise InputError("no file matches", where=item, fix=fix)
+    return matches
+
+
+def _below(folder: str, suffix: str) -> list[str]:
+    return sorted(map(str, Path(folder).rglob(f"*{suffix}")))
 
 
 def _missing(path: str) -> InputError:
@@ -166,19 +207,22 @@ def _missing(path: str) -> InputError:
     return InputError(f"{Path(path).name} does not exist", where=path, expected=expected)
 
 
-@contextmanager
-def open_tree(path: str, name: str) -> Iterator[Any]:
-    """Open a TTree or an RNTuple.
+def open_root(path: str) -> Any:
+    """Open a ROOT file, as a context manager.
 
     Raises
     ------
     InputError
-        The file is missing, is no ROOT file, or has no such tree (lists the trees that it has).
+        The file is missing, cannot be reached, or is no ROOT file.
+    MissingExtraError
+        The package of a URL's protocol is not installed.
     """
-    import uproot
+    from neyman.events.ranges import open_file
 
     try:
-        file = uproot.open({path: None})
+        return open_file(path)
+    except NeymanError:
+        raise
     except FileNotFoundError as error:
         raise _missing(path) from error
     except Exception as error:
@@ -187,6 +231,18 @@ def open_tree(path: str, name: str) -> Iterator[Any]:
             where=path,
             fix="check the path; a Parquet file is read with EventTable.from_parquet",
         ) from error
+
+
+@contextmanager
+def open_tree(path: str, name: str) -> Iterator[Any]:
+    """Open a TTree or an RNTuple.
+
+    Raises
+    ------
+    InputError, MissingExtraError
+        As for :func:`open_root`, or the file has no such tree (lists the trees that it has).
+    """
+    file = open_root(path)
     with file:
         try:
             kinds = file.classnames(cycle=False)
@@ -198,7 +254,7 @@ def open_tree(path: str, name: str) -> Iterator[Any]:
                     expected=", ".join(trees) or "(it has no tree)",
                 )
             tree = file[name]
-        except InputError:
+        except NeymanError:
             raise
         except Exception as error:
             raise InputError(f"cannot open tree {name!r}: {error}", where=path, fix=INCOMPLETE) from error
