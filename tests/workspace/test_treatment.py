@@ -98,7 +98,8 @@ def test_nothing_is_done_by_default():
     treated, still_none = spec_of(Treatment(), jesUp=UP, jesDown=DOWN)
     assert plain == treated
     assert none == still_none == []
-    assert plain["measurements"] == [{"name": "measurement", "config": {"poi": "mu", "parameters": []}}]
+    (settings,) = plain["measurements"][0]["config"]["parameters"]
+    assert settings == {"name": "mu", "inits": [1.0], "bounds": [[-10.0, 10.0]]}
 
 
 def test_a_report_is_not_needed():

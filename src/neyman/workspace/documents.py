@@ -41,7 +41,7 @@ class Document(BaseModel):
 
 
 class EventFile(Document):
-    """A Parquet file with one row an event."""
+    """A Parquet file with one row an event, or a folder of them."""
 
     file: InsidePath
     weight: Name = "weight"

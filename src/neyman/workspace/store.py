@@ -56,16 +56,17 @@ class Workspace:
     def events(self, channel: Channel, which: EventFile) -> tuple[NDArray[np.float64], dict[str, Column]]:
         """Read the weights, float64, and the columns, as stored, of a channel's data or reference."""
         wanted = [which.weight, *channel.columns]
-        table = read_columns(self.path(which.file), wanted)
+        table = read_columns(self.path(which.file, folder=True), wanted)
         return table.pop(which.weight).astype(np.float64, copy=False), table
 
-    def path(self, relative: str) -> Path:
-        """Return the file of a relative path; it must lie inside the folder, links resolved."""
+    def path(self, relative: str, *, folder: bool = False) -> Path:
+        """Return the file (or, where it may be one, `folder`) of a relative path; it must lie inside the workspace
+        folder, links resolved."""
         root = self.folder.resolve()
         path = (root / relative).resolve()
         if not path.is_relative_to(root):
             raise WorkspaceError(f"{relative!r} points outside the workspace folder", where=str(self.folder))
-        if not path.is_file():
+        if not path.is_file() and not (folder and path.is_dir()):
             raise WorkspaceError(f"{relative} is missing from the workspace", where=str(self.folder))
         return path
 

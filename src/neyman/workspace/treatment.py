@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from neyman.errors import ConfigError, WorkspaceError, nearest
+from neyman.workspace.notes import Note
 from neyman.workspace.smoothing import LEAST_BINS, smooth_353qh
 
 Array = NDArray[np.float64]
@@ -17,7 +18,15 @@ Pair: TypeAlias = tuple[Array, Array]
 Symmetrise = Literal["none", "average", "larger"]
 Smooth = Literal["none", "353QH"]
 What = Literal[
-    "floored", "smoothed", "not smoothed", "mirrored", "symmetrised", "norm pruned", "shape pruned"
+    "floored",
+    "smoothed",
+    "not smoothed",
+    "mirrored",
+    "symmetrised",
+    "norm pruned",
+    "shape pruned",
+    "flow merged",
+    "flow ignored",
 ]
 _ROUNDING = 1e-12  # of the nominal bin: a negative value as small as this is 0
 
@@ -93,7 +102,7 @@ def _is_number(value: Any) -> bool:
 
 @dataclass(frozen=True)
 class Treated:
-    """One thing that a treatment did.
+    """One thing that was done to a histogram.
 
     Parameters
     ----------
@@ -102,11 +111,12 @@ class Treated:
     parameter
         The nuisance parameter; the nominal category for the nominal histogram.
     what
-        ``floored``, ``smoothed``, ``not smoothed`` (too few bins), ``mirrored``, ``symmetrised``, ``norm pruned`` or
-        ``shape pruned``.
+        ``floored``, ``smoothed``, ``not smoothed`` (too few bins), ``mirrored``, ``symmetrised``, ``norm pruned``,
+        ``shape pruned``, ``flow merged`` or ``flow ignored`` (events beyond the edges).
     size
-        Of ``floored`` the events added; of ``norm pruned`` the larger deviation of its factors from 1; of all else
-        the largest change of a bin, up or down, over its nominal content (over the sample's total where that is 0).
+        Of ``floored`` the events added; of ``norm pruned`` the larger deviation of its factors from 1; of the flow
+        the fraction of the events that are beyond the edges; of all else the largest change of a bin, up or down,
+        over its nominal content (over the sample's total where that is 0).
     detail
         The bins or the variation concerned, in words.
     """
@@ -141,6 +151,7 @@ class Treating:
         self.signed = signed and treatment.floor_negative is None
         self.where = f"channel {channel}, sample {sample}"
         self.records: list[Treated] = []
+        self.notes: list[Note] = []
 
     def nominal(self, values: Array, category: str) -> Array:
         """Return the nominal histogram without negative bins, unless they may be.
@@ -159,6 +170,32 @@ class Treating:
                 "(of a Treatment, or in [export])",
             )
         return self._floored(values, category, category)
+
+    def flow(self, values: Array, category: str, flow: Literal["ignore", "merge"]) -> None:
+        """Record the events in the bins below and above the edges, the first and last of `values`."""
+        below, above, everything = float(values[0]), float(values[-1]), float(np.abs(values).sum())
+        if below or above:
+            size = (abs(below) + abs(above)) / everything
+            what: What = "flow merged" if flow == "merge" else "flow ignored"
+            self._note(category, what, size, f"{below:.4g} events below and {above:.4g} above the edges")
+
+    def examine(self, parameter: str, nominal: Array, pair: Pair) -> None:
+        """Note what deserves a look about a variation that enters the model."""
+        factors = [float(values.sum() / nominal.sum()) for values in pair]
+        if min(factors) > 1.0 + _ROUNDING or max(factors) < 1.0 - _ROUNDING:
+            detail = f"{parameter!r} changes the total by {factors[0]:.6g} up and {factors[1]:.6g} down"
+            self._find("one-sided", detail, max(abs(f - 1.0) for f in factors))
+        filled = np.maximum(*(np.abs(values) for values in pair)) * (nominal == 0.0)
+        if filled.any():
+            detail = f"{parameter!r} in bin {_listed(filled)}, where the nominal is empty"
+            self._find("fills empty bins", detail, float(filled.sum() / np.abs(nominal).sum()))
+
+    def certain(self, nominal: Array, variances: Array) -> None:
+        """Note the bins whose events have no statistical uncertainty, where others have one."""
+        bad = (nominal != 0.0) & (variances == 0.0)
+        if bad.any() and variances.any():
+            size = float(np.abs(nominal[bad]).sum() / np.abs(nominal).sum())
+            self._find("no uncertainty", f"of the simulation in bin {_listed(bad)}", size)
 
     def variations(
         self, nominal: Array, given: Mapping[str, tuple[Array, Array | None]], suffixes: tuple[str, str]
@@ -283,8 +320,15 @@ class Treating:
         self._note(parameter, "floored", added, f"{category!r} to {floor:g} in bin {bins}")
         return out
 
+    def _find(self, what: str, detail: str, size: float) -> None:
+        self.notes.append(Note(self.where, what, detail, size))
+
     def _note(self, parameter: str, what: What, size: float, detail: str) -> None:
         self.records.append(Treated(self.channel, self.sample, parameter, what, float(size), detail))
+
+
+def _listed(bins: NDArray[Any]) -> str:
+    return ", ".join(str(i) for i in np.flatnonzero(bins))
 
 
 def _size(nominal: Array, change: Array) -> tuple[float, int]:

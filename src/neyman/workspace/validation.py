@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
@@ -139,7 +139,9 @@ def _manifest(workspace: Workspace) -> Check:
             named |= {channel.data.file, channel.reference.file}
             named |= {s.network for s in channel.samples if s.network}
             named |= {m.file for s in channel.samples for m in s.modifiers if m.file}
-    missing = sorted(named - set(workspace.manifest.files))
+    # Of a folder of event files, the manifest records the files.
+    recorded = {str(part) for file in workspace.manifest.files for part in (file, PurePosixPath(file).parent)}
+    missing = sorted(named - recorded)
     detail = f"does not record {', '.join(missing)}" if missing else f"records all {len(named)} files in use"
     return Check("manifest", not missing, detail)
 
