@@ -136,3 +136,22 @@ def test_wrong_configuration(changes, message):
 def test_missing_file(tmp_path):
     with pytest.raises(ConfigError, match=r"nowhere\.toml does not exist"):
         load_ratio_config(tmp_path / "nowhere.toml")
+
+
+def test_features_may_be_a_file(tmp_path):
+    (tmp_path / "features.toml").write_text('[features]\nmet = "MET.pt"\nn = "count(Jet)"\n')
+    text = 'features = "features.toml"\n[numerator]\nfiles = "p"\n[denominator]\nfiles = "q"\n'
+    (tmp_path / "ratio.toml").write_text(text)
+    config = load_ratio_config(tmp_path / "ratio.toml")
+    assert config.features == ("met", "n")
+    assert config.spec.branches() == ("MET_pt", "nJet")
+    (tmp_path / "ratio.toml").write_text(text.replace("features.toml", "feature.toml"))
+    with pytest.raises(ConfigError, match=r"feature.toml does not exist"):
+        load_ratio_config(tmp_path / "ratio.toml")
+
+
+def test_features_and_inputs_must_agree():
+    with pytest.raises(ConfigError, match="'features' and 'inputs' name different features"):
+        parsed(inputs={"features": {"x": "MET.pt"}})
+    with pytest.raises(ConfigError, match="not allowed"):
+        parsed(features=["x"], inputs={"features": {"x": "MET.__class__"}})

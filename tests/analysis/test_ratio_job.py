@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 
+import awkward as ak
 import numpy as np
 import pytest
 from ratio_toy import MEAN, QUICK, Steps, gaussians, make_job, write
@@ -347,3 +348,22 @@ def test_example_passes_and_the_ratio_that_is_not_covered_is_refused(tmp_path, p
     refused = train_ratio(config, output=tmp_path / "out")
     assert refused.model is None
     assert "weights" in [one["name"] for one in refused.failed]
+
+
+def test_features_from_a_file_are_carried_to_the_scorer(tmp_path, plain):
+    columns = {side: {"Jet_pt": ak.Array(np.exp(c["x"])[:, None]), "y": c["y"]} for side, c in
+               zip("pq", gaussians(), strict=True)}  # fmt: skip
+    for side, own in columns.items():
+        ak.to_parquet(ak.zip(own, depth_limit=1), tmp_path / f"{side}.parquet")
+    (tmp_path / "features.toml").write_text('[features]\nx = "log(Jet.pt[0])"\ny = "y"\n')
+    config = make_job(tmp_path / "job", QUICK)
+    text = config.read_text().replace('["x", "y"]', '"../features.toml"').replace('features = ["x","y"]', "")
+    text = re.sub(r'"([pq])\.parquet"', r'"../\1.parquet"', text)
+    config.write_text(text)
+    done = train_ratio(config, output=tmp_path / "out", allow_failed_checks=True)
+    scorer = Scorer.load(done.model, backend="torch")
+    assert scorer.features == ("x", "y")
+    assert scorer.branches(["Jet_pt", "y", "z"]) == ("Jet_pt", "y")
+    x = np.stack([gaussians()[0]["x"], gaussians()[0]["y"]], axis=1)
+    records = ak.zip(columns["p"], depth_limit=1)
+    np.testing.assert_allclose(scorer(records), scorer(x), atol=1e-3)

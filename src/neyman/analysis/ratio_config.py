@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
 from neyman.analysis.config import Name, Positive, Section, check, read_toml
 from neyman.analysis.trust import Tolerances
+from neyman.events.features import FeatureSpec
 from neyman.networks import MLP, NSF, PET, Aggregate
 from neyman.ratios import DLE, LRE, Hybrid
 from neyman.training import BCE, MLC, Loss, Settings
@@ -26,7 +28,8 @@ class SampleFiles(Section):
     Attributes
     ----------
     files
-        Paths, glob patterns or folders of ROOT (``.root``) or Parquet files, relative to the TOML file.
+        Paths, URLs, patterns, folders or lists (``@files.txt``) of ROOT (``.root``) or Parquet files, relative to the
+        TOML file.
     label
         What it is called in the report and in the model file.
     tree
@@ -105,7 +108,11 @@ class RatioConfig(Section):
     estimator
         ``lre``: classifiers; ``dle``: flows of both densities; ``hybrid``: flows, each with a residual classifier.
     features, parameters
-        Columns that are inputs: features of the event, and nuisance parameters of the numerator's events.
+        Columns that are inputs: features of the event, and nuisance parameters of the numerator's events. Features may
+        also be a file, ``features = "features.toml"``, by which they are computed from collections of objects (see
+        :class:`neyman.events.features.FeatureSpec`); the model file then carries it.
+    inputs
+        The content of that file.
     labels
         Axis labels of features in figures.
     ensemble, bootstrap, aggregate
@@ -123,6 +130,7 @@ class RatioConfig(Section):
     seed: Annotated[int, Field(ge=0)] = 1
     estimator: Literal["lre", "dle", "hybrid"] = "lre"
     features: tuple[str, ...] = Field(min_length=1)
+    inputs: dict[str, Any] | None = None
     parameters: tuple[str, ...] = ()
     labels: dict[str, str] = Field(default_factory=dict)
     ensemble: Annotated[int, Field(ge=1, le=1000)] = 1
@@ -145,6 +153,11 @@ class RatioConfig(Section):
         if not isinstance(document, Mapping):
             return document
         out = dict(document)
+        if (given := out.get("inputs")) is not None:
+            spec = FeatureSpec.from_dict(given)
+            if out.setdefault("features", spec.features) != spec.features:
+                raise ValueError("'features' and 'inputs' name different features")
+            out["inputs"] = spec.to_dict()
         network, residual = out.get("network", {}), out.get("residual", {})
         if isinstance(network, Mapping):
             out["network"] = {"kind": "mlp" if out.get("estimator", "lre") == "lre" else "nsf", **network}
@@ -185,6 +198,11 @@ class RatioConfig(Section):
                 raise ValueError(f"checks.slices names {name!r}, which is not a feature")
         return self
 
+    @property
+    def spec(self) -> FeatureSpec | None:
+        """How the features are computed from collections; None if they are columns."""
+        return None if self.inputs is None else FeatureSpec.from_dict(self.inputs)
+
     def names(self) -> tuple[str, str]:
         """What numerator and denominator are called."""
         return self.numerator.label or "numerator", self.denominator.label or "denominator"
@@ -207,7 +225,11 @@ def load_ratio_config(path: str | os.PathLike[str]) -> RatioConfig:
     ConfigError
         Naming the key, what was expected, and for an unknown key the nearest valid one.
     """
-    return parse_ratio_config(read_toml(path), where=str(path))
+    document = read_toml(path)
+    if isinstance(file := document.get("features"), str):
+        spec = FeatureSpec.load(Path(path).parent / file)
+        document |= {"features": spec.features, "inputs": spec.to_dict()}
+    return parse_ratio_config(document, where=str(path))
 
 
 def parse_ratio_config(document: dict[str, Any], *, where: str) -> RatioConfig:

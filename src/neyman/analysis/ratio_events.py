@@ -46,7 +46,7 @@ class RatioEvents:
         """Everything that the split events depend on."""
         config = self.config
         sections = [_section(config, side).model_dump(exclude={"label", "files"}) for side in SIDES]
-        columns = (config.features, config.parameters, config.estimator == "lre")
+        columns = (config.features, config.inputs, config.parameters, config.estimator == "lre")
         files = [[identity(path) for path in self.files[side]] for side in SIDES]
         return (*columns, config.seed, config.checks.fraction, sections, files)
 
@@ -81,7 +81,7 @@ class RatioEvents:
         elif config.estimator == "lre" and all(name in columns for name in config.parameters):
             extra += config.parameters
         options: dict[str, Any] = {
-            "features": config.features, "weight": section.weight, "cut": section.cut, "extra": extra,
+            "features": config.spec or config.features, "weight": section.weight, "cut": section.cut, "extra": extra,
         }  # fmt: skip
         tables = []
         if root := [path for path in files if path.endswith(".root")]:
@@ -151,13 +151,14 @@ class SplitEvents:
         return self.config.calibration.method != "none"
 
     def _table(self, side: Side, *parts: int) -> EventTable:
-        return EventTable.from_parquet(
+        table = EventTable.from_parquet(
             self.folder / f"{side}.parquet",
             features=self.config.features,
             weight="weight",
             cut=" or ".join(f"{_PART} == {part}" for part in parts),
             extra=self.counts[side]["columns"],
         )
+        return replace(table, spec=self.config.spec)
 
 
 def _section(config: RatioConfig, side: Side) -> SampleFiles:

@@ -20,26 +20,34 @@ from neyman.cli.output import assignments, json_option, reported, write_json
 @json_option
 @reported
 def command(model: str, events: str, output: str, tree: str, values: tuple[str, ...], as_json: bool) -> None:
-    """Score EVENTS (Parquet or flat ROOT) with MODEL (a file or folder) into the Parquet file OUTPUT."""
+    """Score EVENTS (Parquet or ROOT, a path or a URL) with MODEL (a file or folder) into the Parquet file OUTPUT.
+
+    A model that was trained with a feature specification computes its features from the collections in EVENTS.
+    """
     import awkward as ak
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    from neyman.events import EventTable, Scorer
+    from neyman.analysis.inputs import event_files, event_source
+    from neyman.events import Scorer
     from neyman.files import atomic
 
     scorer = Scorer.load(model)
-    features = scorer.features
-    if events.endswith(".root"):
-        table = EventTable.from_root(events, features=features, tree=tree)
-    else:
-        table = EventTable.from_parquet(events, features=features)
-    scores = scorer({name: table.column(name) for name in features}, assignments(values, "--at"))
+    z = assignments(values, "--at")
     single = len(scorer.outputs) == 1
-    columns = {name: ak.to_numpy(scores if single else scores[name]) for name in scorer.outputs}
-    with atomic(output) as part:
-        pq.write_table(pa.table(columns), part, use_dictionary=False)
+    schema = pa.schema([(name, pa.float32()) for name in scorer.outputs])
+    n_events = 0
+    with atomic(output) as part, pq.ParquetWriter(part, schema, use_dictionary=False) as writer:
+        for path in event_files([events], "."):
+            source = event_source(path, tree)
+            for _, columns in source.chunks([], scorer.branches(source.names) or source.names):
+                records = ak.zip(columns, depth_limit=1)
+                scores = scorer(records, z)
+                table = {name: ak.to_numpy(scores if single else scores[name]) for name in scorer.outputs}
+                writer.write_table(pa.table(table, schema=schema))
+                n_events += len(records)
     if as_json:
-        write_json({"events": len(table), "outputs": list(columns), "file": str(Path(output).resolve())})
+        outputs = list(scorer.outputs)
+        write_json({"events": n_events, "outputs": outputs, "file": str(Path(output).resolve())})
     else:
-        click.echo(f"{len(table)} events scored by {', '.join(columns)} into {output}")
+        click.echo(f"{n_events} events scored by {', '.join(scorer.outputs)} into {output}")

@@ -1,8 +1,9 @@
 """Events as a matrix of features with weights: what every network, ratio and histogram is trained from.
 
 Build an :class:`EventTable` with ``from_root``, ``from_parquet``, ``from_awkward`` or ``from_arrays``; all of
-them apply the same cut, weight and checks. Flat ntuples go straight in; NanoAOD goes through
-:func:`~neyman.events.processing.runner.process_files` first.
+them apply the same cut, weight and checks. Features are columns of a flat ntuple, or expressions over collections
+(:class:`~neyman.events.features.FeatureSpec`), which the networks trained on the table then carry in their files.
+Several regions and shifted objects go through :func:`~neyman.events.processing.runner.process_files` first.
 """
 
 from __future__ import annotations
@@ -17,7 +18,6 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from neyman.errors import ConfigError, InputError
-from neyman.events import expression
 from neyman.events.columns import (
     Columns,
     MemorySource,
@@ -32,6 +32,8 @@ from neyman.events.columns import (
     write_parquet,
 )
 from neyman.events.draws import uniform
+from neyman.events.features import FeatureSpec
+from neyman.events.wanted import Features, Wanted
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,6 +50,8 @@ class EventTable:
         float64, (n_events,), of any sign.
     extra
         Further columns by name, each (n_events,): values of nuisance parameters, the event's id ``entry``, ...
+    spec
+        How the features were computed from collections, where they were. It must name them all.
 
     Raises
     ------
@@ -59,11 +63,14 @@ class EventTable:
     x: NDArray[np.float32]
     weight: NDArray[np.float64]
     extra: Mapping[str, NDArray[Any]] = field(default_factory=dict)
+    spec: FeatureSpec | None = None
 
     def __post_init__(self) -> None:
         features = tuple(self.features)
         if len(set(features)) != len(features) or set(features) & {"weight", *self.extra}:
             raise ConfigError(f"a column has two meanings: features {features}, extra {tuple(self.extra)}")
+        if self.spec is not None and not set(features) <= set(self.spec.features):
+            object.__setattr__(self, "spec", None)  # some of them come from elsewhere
         with np.errstate(over="ignore"):
             x = np.asarray(self.x, dtype=np.float32)
         weight = np.asarray(self.weight, dtype=np.float64)
@@ -86,25 +93,29 @@ class EventTable:
         cls,
         files: Paths,
         *,
-        features: Sequence[str],
+        features: Features,
         weight: str | None = None,
         cut: str | None = None,
         tree: str = "Events",
         extra: Sequence[str] = (),
         entry_stop: int | None = None,
     ) -> EventTable:
-        """Read flat columns of TTrees or RNTuples.
+        """Read TTrees or RNTuples.
 
         Parameters
         ----------
         files
-            A path, a glob pattern, or a list of them.
-        features, extra
-            Names of columns that hold one number per event.
+            A path, a URL, a glob pattern, or a list of them.
+        features
+            Names of columns that hold one number per event, or a :class:`~neyman.events.features.FeatureSpec`, by
+            which features are computed from the collections of NanoAOD and other trees.
         weight
             A column or an expression of columns; every event counts 1 without it.
         cut
-            An expression; see :func:`neyman.events.expression.evaluate`.
+            An expression; see :func:`neyman.events.expression.evaluate`. Beside a specification it is an expression of
+            its language, with its definitions, and only events that pass need to have all features.
+        extra
+            Names of further columns that hold one number per event.
         tree
             Name of the tree in the files.
         entry_stop
@@ -126,7 +137,7 @@ class EventTable:
         cls,
         files: Paths,
         *,
-        features: Sequence[str],
+        features: Features,
         weight: str | None = None,
         cut: str | None = None,
         extra: Sequence[str] = (),
@@ -137,56 +148,49 @@ class EventTable:
 
     @classmethod
     def from_awkward(
-        cls, array: ak.Array, *, features: Sequence[str], weight: str | None = None, extra: Sequence[str] = ()
+        cls, array: ak.Array, *, features: Features, weight: str | None = None, extra: Sequence[str] = ()
     ) -> EventTable:
-        """Take the fields of an awkward record array, one record an event."""
-        columns = {name: array[name] for name in ak.fields(array)}
-        return cls._from_sources([MemorySource(columns, "the awkward array")], features, weight, None, extra)
+        """Take the fields of an awkward record array, one record an event; a specification takes NanoEvents too."""
+        columns: dict[str, Any] = {name: array[name] for name in ak.fields(array)}
+        if not isinstance(features, FeatureSpec):
+            return cls._from_sources(
+                [MemorySource(columns, "the awkward array")], features, weight, None, extra
+            )
+        source = MemorySource(columns | features(array), "the awkward array")
+        return replace(cls._from_sources([source], features.features, weight, None, extra), spec=features)
 
     @classmethod
     def from_arrays(
         cls,
         columns: Mapping[str, ArrayLike],
         *,
-        features: Sequence[str],
+        features: Features,
         weight: str | None = None,
         cut: str | None = None,
         extra: Sequence[str] = (),
     ) -> EventTable:
         """Take columns by name: a dictionary of arrays, or a pandas data frame."""
-        arrays = {name: np.asanyarray(columns[name]) for name in columns}
+        arrays: dict[str, Any] = {name: columns[name] for name in columns}
+        arrays = {n: a if isinstance(a, ak.Array) else np.asanyarray(a) for n, a in arrays.items()}
         return cls._from_sources([MemorySource(arrays)], features, weight, cut, extra)
 
     @classmethod
     def _from_sources(
         cls,
         sources: Sequence[Source],
-        features: Sequence[str],
+        features: Features,
         weight: str | None,
         cut: str | None,
         extra: Sequence[str],
     ) -> EventTable:
-        if isinstance(features, str) or isinstance(extra, str):
-            raise ConfigError("features and extra are lists of names", expected="features=['lep_pt', 'met']")
-        if weight is not None and not isinstance(weight, str):
-            raise ConfigError(
-                f"weight is a {type(weight).__name__}",
-                expected="the name of a column, or an expression of columns",
-                fix="add the array to the columns and give its name",
-            )
-        if not features:
-            raise ConfigError("no features are given", expected="at least one column name")
-        parts = [
-            _select(chunk, start, source.where, features, weight, cut, extra)
-            for source in sources
-            for start, chunk in source.chunks(_needed(source, features, weight, cut, extra))
-        ]
-        n_read, n_kept = sum(n for n, _ in parts), sum(len(part) for _, part in parts)
+        wanted = Wanted.of(features, weight, cut, extra)
+        parts = [part for source in sources for part in wanted.read(source)]
+        n_read, n_kept = sum(part.n_read for part in parts), sum(len(part.weight) for part in parts)
         where = sources[0].where + (f" and {len(sources) - 1} more" if len(sources) > 1 else "")
         if not n_kept:
             what = f"no event passes the cut {cut!r}; {n_read} before" if cut else "there are no events"
             raise InputError(what, where=where)
-        table = cls.concat(part for _, part in parts)
+        table = cls.concat(EventTable(wanted.features, p.x, p.weight, p.extra, wanted.spec) for p in parts)
         if table.weight.sum() <= 0:
             n_negative = int((table.weight < 0).sum())
             raise InputError(
@@ -240,6 +244,7 @@ class EventTable:
             np.concatenate([part.x for part in parts]),
             np.concatenate([part.weight for part in parts]),
             {name: np.concatenate([part.extra[name] for part in parts]) for name in first.extra},
+            first.spec if all(part.spec == first.spec for part in parts) else None,
         )
 
     def scaled(self, factor: float) -> EventTable:
@@ -250,7 +255,12 @@ class EventTable:
         """Return the table with these features, in this order; extra columns may become features."""
         x = np.stack([self.column(name) for name in names], axis=1) if names else self.x[:, :0]
         extra = {name: column for name, column in self.extra.items() if name not in names}
-        return EventTable(tuple(names), x, self.weight, extra)
+        return EventTable(tuple(names), x, self.weight, extra, self.spec)
+
+    @property
+    def inputs(self) -> dict[str, Any] | None:
+        """How a network trained on the table gets its features from events, for its file; None if they are columns."""
+        return None if self.spec is None else self.spec.to_dict()
 
     def split(self, fraction: float, *, seed: int, by: str = "entry") -> tuple[EventTable, EventTable]:
         """Split into two tables, `fraction` of the events in the first.
@@ -269,59 +279,3 @@ class EventTable:
         """Write one Parquet file, atomically: features float32, then ``weight`` and the extra columns."""
         columns: Columns = {name: self.x[:, i] for i, name in enumerate(self.features)}
         write_parquet(path, columns | {"weight": self.weight} | dict(self.extra))
-
-
-def _needed(
-    source: Source, features: Sequence[str], weight: str | None, cut: str | None, extra: Sequence[str]
-) -> list[str]:
-    available = source.names
-    needed = [*features, *extra]
-    for text in (weight, cut):
-        if text is not None:
-            needed += [text] if text in available else expression.names(text)
-    for name in needed:
-        require(name, available, source.where)
-    return list(dict.fromkeys(needed))
-
-
-def _select(
-    chunk: Columns,
-    start: int,
-    where: str,
-    features: Sequence[str],
-    weight: str | None,
-    cut: str | None,
-    extra: Sequence[str],
-) -> tuple[int, EventTable]:
-    """Return (events read, table of those that pass), checked while the file and entry are still known."""
-    n = len(next(iter(chunk.values())))
-    events = start + np.flatnonzero(_mask(chunk, cut, n))
-    kept = {name: column[events - start] for name, column in chunk.items()}
-    with np.errstate(over="ignore"):
-        x = np.empty((len(events), len(features)), dtype=np.float32)
-        for index, name in enumerate(features):
-            x[:, index] = kept[name]
-            check_finite(x[:, index], f"feature {name}", where, events)
-    weights = np.ones(len(events))
-    if weight is not None:
-        weights[:] = kept[weight] if weight in kept else _number(weight, kept)
-        check_finite(weights, f"weight {weight}", where, events)
-    return n, EventTable(tuple(features), x, weights, {name: kept[name] for name in extra})
-
-
-def _mask(chunk: Columns, cut: str | None, n: int) -> NDArray[np.bool_]:
-    if cut is None:
-        return np.ones(n, dtype=bool)
-    mask = np.asarray(expression.evaluate(cut, chunk))
-    if mask.dtype != bool:
-        raise ConfigError(
-            f"the cut gives {mask.dtype}, not true or false", where=cut, fix="compare it: 'n_jets > 0'"
-        )
-    return np.broadcast_to(mask, n)
-
-
-def _number(text: str, columns: Columns) -> NDArray[Any]:
-    weight = np.asarray(expression.evaluate(text, columns))
-    if weight.dtype.kind not in "biuf":
-        raise ConfigError(f"the weight gives {weight.dtype}", where=text, expected="a number per event")
-    return weight
