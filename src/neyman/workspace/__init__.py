@@ -3,8 +3,8 @@
 * `Draft` gathers what goes into a workspace folder and writes it; `read` reads one.
 * `from_hists` makes a pyhf workspace from histograms with a systematic axis; a `Treatment` smooths, symmetrises and
   prunes their variations, and `Treated` records what it did.
-* `from_axes`, `from_accumulator` and `from_root` gather such histograms, as `Templates`, from one with axes of processes
-  and channels, from what a coffea processor returned, and from ROOT files; a `Note` says what was found on the way.
+* `from_axes`, `from_accumulator` and `from_root` gather such histograms, as `Templates`, from one with process and
+  channel axes, from what a coffea processor returned, and from ROOT files; a `Note` says what was found on the way.
 * `cabinetry_router` hands them to cabinetry; `read_datacard` and `write_datacard` are for Combine.
 * `from_unfolded` makes the document of measured spectra with a covariance, beside predictions.
 * `check_orthogonal` refuses regions that share events.
