@@ -23,6 +23,7 @@ def test_public_names_are_frozen():
         "__version__",
         *(
             "EventTable",
+            "FeatureSpec",
             "Likelihood",
             "NeymanError",
             "Scorer",
@@ -33,7 +34,17 @@ def test_public_names_are_frozen():
         ),
         *("coverage", "feldman_cousins", "fit", "fit_toys", "goodness_of_fit", "hypothesis_test", "impacts"),
         *("profile", "significance", "toys", "upper_limit"),
-        *("analysis", "diagnostics", "events", "inference", "likelihood", "networks", "plots", "ratios"),
+        *(
+            "analysis",
+            "cluster",
+            "diagnostics",
+            "events",
+            "inference",
+            "likelihood",
+            "networks",
+            "plots",
+            "ratios",
+        ),
         *("sannt", "training", "unfolding", "workspace"),
     }
 

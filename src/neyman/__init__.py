@@ -12,6 +12,7 @@ __version__ = "0.1.0"
 
 _WHERE = {
     "EventTable": "neyman.events",
+    "FeatureSpec": "neyman.events",
     "Likelihood": "neyman.likelihood",
     "NeymanError": "neyman.errors",
     "Scorer": "neyman.events",
@@ -33,6 +34,7 @@ _WHERE = {
 }
 __all__ = [
     "EventTable",
+    "FeatureSpec",
     "Likelihood",
     "NeymanError",
     "Scorer",
@@ -41,6 +43,7 @@ __all__ = [
     "analysis",
     "blind",
     "breakdown",
+    "cluster",
     "contour",
     "coverage",
     "diagnostics",
@@ -69,6 +72,7 @@ __all__ = [
 if TYPE_CHECKING:
     from neyman.errors import NeymanError as NeymanError
     from neyman.events import EventTable as EventTable
+    from neyman.events import FeatureSpec as FeatureSpec
     from neyman.events import Scorer as Scorer
     from neyman.inference import blind as blind
     from neyman.inference import breakdown as breakdown

@@ -7,14 +7,13 @@ import signal
 import subprocess
 import sys
 import time
-from concurrent.futures import Executor, Future
-from contextlib import nullcontext
 from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from neyman.cluster import connect
 from neyman.errors import ConfigError, InputError, MissingExtraError
 from neyman.events import EventTable, RegionSpec, Variation, process_files
 
@@ -30,9 +29,8 @@ def fileset(nano, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def cluster():
-    distributed = pytest.importorskip("distributed")
-    options = {"n_workers": 2, "threads_per_worker": 1, "dashboard_address": ":0"}
-    with distributed.LocalCluster(**options) as made, distributed.Client(made) as client:
+    pytest.importorskip("distributed")
+    with connect("local:2") as client:
         yield client
 
 
@@ -78,18 +76,6 @@ def test_errors_reach_the_user_from_a_dask_worker(fileset, processor, cluster):
     source = "def build(events, shifts):\n    return {'signal': events.Tau.ptt}\n"
     with pytest.raises(InputError, match=r"no field 'ptt'[\s\S]*processor.py, line 2[\s\S]*expected: pt"):
         process_files(fileset, processor(source), executor="dask", client=cluster)
-
-
-def test_a_lost_worker_is_an_error_of_ours(fileset, processor, monkeypatch):
-    class Lost(Executor):
-        def submit(self, *_, **__):
-            future: Future[None] = Future()
-            future.set_exception(MemoryError("killed"))
-            return future
-
-    monkeypatch.setattr("neyman.events.processing.runner._pool", lambda *_: nullcontext(Lost()))
-    with pytest.raises(InputError, match=r"worker was lost: MemoryError: killed[\s\S]*smaller chunk_size"):
-        process_files(fileset, processor())
 
 
 @pytest.mark.slow

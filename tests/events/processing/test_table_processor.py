@@ -11,7 +11,7 @@ from scipy import stats
 
 from neyman.errors import ConfigError, InputError
 from neyman.events import EventTable, RegionSpec, Variation, process_files
-from neyman.events.processing.processor import ENTRY_BITS
+from neyman.events.processing.chunk import ENTRY_BITS
 
 HEAD = """\
 import awkward as ak

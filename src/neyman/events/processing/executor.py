@@ -1,4 +1,4 @@
-"""A coffea executor on any pool of :mod:`concurrent.futures`: threads, Dask workers, or none.
+"""A coffea executor on threads, on Dask workers, or on nothing else than this thread.
 
 Beside coffea's own executors it reports progress to a function instead of the terminal, stops at the first
 error and hands over that error itself, stops on Ctrl-C after the chunks that are running, and sums results in
@@ -7,14 +7,15 @@ the order of the chunks. Imports coffea; import it inside functions only.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Executor, Future, as_completed
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Executor, as_completed
 from dataclasses import dataclass
 from typing import Any
 
 from coffea.processor import accumulate
 from coffea.processor.executor import ExecutorBase
 
+from neyman.cluster import completed
 from neyman.errors import InputError, NeymanError
 
 Progress = Callable[[int, int], None]
@@ -27,54 +28,57 @@ class PoolExecutor(ExecutorBase):  # type: ignore[misc]
     Parameters
     ----------
     pool
-        Threads, or ``client.get_executor()`` of a Dask client.
-    remote
-        Whether `pool` runs in other processes.
+        Threads.
+    client
+        Client of a Dask cluster, whose workers take the place of threads. A chunk of which the worker was lost is
+        processed again, and counts once.
+    resources
+        What a Dask worker must offer to get a chunk, such as ``{"GPU": 1}``.
     progress
         Called with (events done, events in total) after each chunk.
     """
 
     pool: Executor | None = None
-    remote: bool = False
+    client: Any = None
+    resources: Mapping[str, float] | None = None
     progress: Progress | None = None
 
     def __call__(
         self, items: Sequence[Any], function: Callable[[Any], Any], accumulator: Any
     ) -> tuple[Any, int]:
-        results: list[Any] = [None] * len(items)
-        done, total = 0, sum(map(len, items))
+        return accumulate(self._in_order(items, function), accumulator), 0
+
+    def _in_order(self, items: Sequence[Any], function: Callable[[Any], Any]) -> Iterator[Any]:
+        """Results in the order of the chunks; only those that overtook another one wait in memory."""
+        waiting: dict[int, Any] = {}
+        done, total, following = 0, sum(map(len, items)), 0
         for index, result in self._results(items, function):
-            results[index] = result
+            waiting[index] = result
             done += len(items[index])
             if self.progress is not None:
                 self.progress(done, total)
-        return accumulate(results, accumulator), 0
+            while following in waiting:
+                yield waiting.pop(following)
+                following += 1
 
     def _results(self, items: Sequence[Any], function: Callable[[Any], Any]) -> Iterator[tuple[int, Any]]:
+        if self.client is not None:
+            yield from completed(
+                self.client, _on_item, items, shared=function, resources=self.resources, label=_where
+            )
+            return
         if self.pool is None:
             yield from ((index, run(function, item)) for index, item in enumerate(items))
             return
-        work = run_remote if self.remote else run
-        futures = {self.pool.submit(work, function, item): index for index, item in enumerate(items)}
+        futures = {self.pool.submit(run, function, item): index for index, item in enumerate(items)}
         try:
-            for future in as_completed(futures):
-                yield futures[future], _result(future, items[futures[future]])
+            for future in as_completed(list(futures)):
+                index = futures.pop(future)  # a future that is kept keeps its result
+                yield index, future.result()
+                del future
         finally:
             for future in futures:
                 future.cancel()
-
-
-def _result(future: Future[Any], item: Any) -> Any:
-    try:
-        return future.result()
-    except NeymanError:
-        raise
-    except Exception as error:
-        raise InputError(
-            f"a worker was lost: {type(error).__name__}: {error}",
-            where=_where(item),
-            fix="give the workers more memory, or choose a smaller chunk_size",
-        ) from error
 
 
 def run(function: Callable[[Any], Any], item: Any) -> Any:
@@ -97,10 +101,5 @@ def _where(item: Any) -> str:
     return f"{item.filename}, entries {item.entrystart} to {item.entrystop} ({item.dataset})"
 
 
-def run_remote(function: Callable[[Any], Any], item: Any) -> Any:
-    """As :func:`run`; the error travels without its causes, whose tracebacks and arrays do not pickle."""
-    try:
-        return run(function, item)
-    except NeymanError as error:
-        bare = type(error)(error.what, where=error.where, expected=error.expected, fix=error.fix)
-    raise bare
+def _on_item(item: Any, function: Callable[[Any], Any]) -> Any:
+    return run(function, item)

@@ -11,24 +11,21 @@ import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import reduce
-from hashlib import sha256
 from itertools import chain
-from operator import add
 from pathlib import Path
 from typing import Any
 
 import awkward as ak
 import hist
 import numpy as np
-from numpy.typing import NDArray
 
 from neyman.errors import ConfigError, InputError, NeymanError, nearest
-from neyman.events.columns import Columns, as_numbers, check_finite, write_parquet
+from neyman.events.columns import Columns, as_numbers, check_finite
+from neyman.events.processing.chunk import Chunk
+from neyman.events.processing.exact import ExactSum, totals
 from neyman.events.processing.selection import RegionSpec, Shifts, Variation, check_name
+from neyman.events.processing.sink import ParquetSink
 from neyman.events.processing.source import PythonRef, location
-
-ENTRY_BITS = 28
 
 
 @dataclass(frozen=True)
@@ -63,7 +60,7 @@ class TableProcessor:
          "histograms": {region: hist.Hist (axes variation, column; Weight storage)},
          "files": {region: {variation: [paths relative to folder]}}}
 
-    Chunks are summed in a fixed order: every executor gives the same bits.
+    Sums do not depend on the order of the chunks: every executor gives the same bits.
     """
 
     build: PythonRef
@@ -93,6 +90,11 @@ class TableProcessor:
                 if spec.writes(variation) and set(variation.sampled) & set(spec.columns or ()):
                     raise ConfigError(f"a column of region {region!r} has the name of a sampled shift")
 
+    @property
+    def sink(self) -> ParquetSink:
+        """Where the tables go."""
+        return ParquetSink(self.folder)
+
     def __call__(self, events: Any) -> dict[str, Any]:
         """Process one chunk; called by coffea.
 
@@ -103,11 +105,10 @@ class TableProcessor:
         ConfigError
             The function fails or returns something else than described.
         """
-        chunk = _Chunk(events)
-        check_name("dataset", chunk.dataset)
+        chunk = Chunk(events)
         result: dict[str, Any] = {
             "n_events": chunk.size,
-            "sumw": float(chunk.weight.sum(dtype=np.float64)),
+            "sumw": ExactSum(chunk.weight.sum(dtype=np.float64)),
             "selected": {region: {} for region in self.regions},
             "histograms": {r: self._histogram(s) for r, s in self.regions.items() if s.histogram},
             "files": {region: {} for region in self.regions},
@@ -120,14 +121,22 @@ class TableProcessor:
                     parts[region].append(columns)
             for region in wanted:
                 self._keep(result, chunk, variation, region, _stack(parts[region]))
-        return {chunk.dataset: {(chunk.file, chunk.start): result}}
+        result["histograms"] = {region: ExactSum(h) for region, h in result["histograms"].items()}
+        return {chunk.dataset: result}
 
     def postprocess(self, accumulator: dict[str, Any]) -> dict[str, Any]:
-        """Sum the chunks of each dataset in a fixed order; called by coffea."""
-        return {name: _total([chunks[k] for k in sorted(chunks)]) for name, chunks in accumulator.items()}
+        """Round the sums and put the files in order; called by coffea."""
+        return {dataset: self._ordered(totals(summed)) for dataset, summed in accumulator.items()}
+
+    def _ordered(self, summed: dict[str, Any]) -> dict[str, Any]:
+        files = {
+            region: {variation: [path for _, path in sorted(found)] for variation, found in by.items()}
+            for region, by in summed["files"].items()
+        }
+        return summed | {"files": files}
 
     def _columns(
-        self, chunk: _Chunk, variation: Variation, replica: int, wanted: Sequence[str]
+        self, chunk: Chunk, variation: Variation, replica: int, wanted: Sequence[str]
     ) -> dict[str, Columns]:
         shifts = Shifts(variation, chunk.entry, self.seed, replica)
         selected = self._call(chunk, shifts)
@@ -147,7 +156,7 @@ class TableProcessor:
                 )
         return {r: self._flat(chunk, r, selected[r], shifts) for r in wanted}
 
-    def _call(self, chunk: _Chunk, shifts: Shifts) -> Any:
+    def _call(self, chunk: Chunk, shifts: Shifts) -> Any:
         function = self.build.resolve()
         try:
             return function(chunk.events, shifts)
@@ -167,7 +176,7 @@ class TableProcessor:
                 where=f"{line}, on {chunk.where}",
             ) from error
 
-    def _flat(self, chunk: _Chunk, region: str, records: ak.Array, shifts: Shifts) -> Columns:
+    def _flat(self, chunk: Chunk, region: str, records: ak.Array, shifts: Shifts) -> Columns:
         """Columns of the selected events, checked; ``weight`` and ``entry`` included."""
         spec = self.regions[region]
         fields = ak.fields(records)
@@ -207,21 +216,20 @@ class TableProcessor:
         return columns | {"weight": weight, "entry": chunk.entry[index]}
 
     def _keep(
-        self, result: dict[str, Any], chunk: _Chunk, variation: Variation, region: str, columns: Columns
+        self, result: dict[str, Any], chunk: Chunk, variation: Variation, region: str, columns: Columns
     ) -> None:
         spec, name = self.regions[region], variation.name
         weight = columns.get("weight", np.empty(0))
-        result["selected"][region][name] = {"n": len(weight), "sumw": float(weight.sum())}
+        result["selected"][region][name] = {"n": len(weight), "sumw": ExactSum(weight.sum())}
         result["files"][region][name] = []
         if not len(weight):
             return
         if spec.fills(variation) and spec.histogram:
             result["histograms"][region].fill(name, columns[spec.histogram[0]], weight=weight)
         if spec.writes(variation):
-            relative = f"{chunk.dataset}/{region}/{name}/{chunk.file[:8]}-{chunk.start}-{chunk.stop}.parquet"
             written = (*(spec.columns or ()), *variation.sampled, "weight", "entry")
-            write_parquet(Path(self.folder) / relative, {column: columns[column] for column in written})
-            result["files"][region][name].append(relative)
+            row = self.sink.write(chunk, {column: columns[column] for column in written}, f"{region}/{name}")
+            result["files"][region][name].append(((row["file"], row["start"]), row["path"]))
 
     def _histogram(self, spec: RegionSpec) -> hist.Hist[Any]:
         column, edges = spec.histogram or ("", (0.0, 1.0))
@@ -231,38 +239,6 @@ class TableProcessor:
             hist.axis.Variable(edges, name=column),
             storage=hist.storage.Weight(),
         )
-
-
-class _Chunk:
-    """Entries `start` to `stop` of a file."""
-
-    def __init__(self, events: Any) -> None:
-        metadata = events.metadata
-        self.events = events
-        self.dataset = str(metadata["dataset"])
-        self.start, self.stop = int(metadata["entrystart"]), int(metadata["entrystop"])
-        self.size = len(events)
-        self.where = f"{metadata['filename']}, entries {self.start} to {self.stop} ({self.dataset})"
-        self.file = file_id(str(metadata["fileuuid"]), str(metadata["filename"]))
-        if self.stop >= 1 << ENTRY_BITS:
-            raise InputError(
-                f"a file has more than {1 << ENTRY_BITS} entries", where=self.where, fix="split the file"
-            )
-        base = int(self.file, 16) >> 1 << ENTRY_BITS
-        self.entry = base + np.arange(self.start, self.start + self.size, dtype=np.int64)
-        self.weight = self._weights()
-
-    def _weights(self) -> NDArray[np.float64]:
-        if "genWeight" not in self.events.fields or not self.size:
-            return np.ones(self.size)
-        weight = as_numbers(self.events.genWeight, "genWeight", self.where, self.start).astype(np.float64)
-        check_finite(weight, "genWeight", self.where, self.start + np.arange(self.size))
-        return weight
-
-
-def file_id(uuid: str, path: str) -> str:
-    """Nine hexadecimal digits that identify a file by its UUID and name, wherever it lies."""
-    return sha256(f"{uuid}/{Path(path).name}".encode()).hexdigest()[:9]
 
 
 def _missing_field(error: Exception, events: Any) -> tuple[str, list[str]] | None:
@@ -277,25 +253,3 @@ def _missing_field(error: Exception, events: Any) -> tuple[str, list[str]] | Non
 
 def _stack(parts: Sequence[Columns]) -> Columns:
     return {name: np.concatenate([part[name] for part in parts]) for name in (parts[0] if parts else ())}
-
-
-def _total(chunks: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    first = chunks[0]
-    return {
-        "n_events": sum(chunk["n_events"] for chunk in chunks),
-        "sumw": sum(chunk["sumw"] for chunk in chunks),
-        "selected": {
-            region: {
-                variation: {
-                    key: sum(c["selected"][region][variation][key] for c in chunks) for key in ("n", "sumw")
-                }
-                for variation in counts
-            }
-            for region, counts in first["selected"].items()
-        },
-        "histograms": {r: reduce(add, (c["histograms"][r] for c in chunks)) for r in first["histograms"]},
-        "files": {
-            region: {v: [file for c in chunks for file in c["files"][region][v]] for v in files}
-            for region, files in first["files"].items()
-        },
-    }

@@ -6,27 +6,26 @@ executors give the same tables and the same histograms, bit for bit.
 
 from __future__ import annotations
 
-import re
 import warnings
-from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import Executor, ThreadPoolExecutor
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from itertools import pairwise
 from math import ceil
-from pathlib import Path
 from typing import Any, Literal
+from uuid import UUID
 
+from neyman.cluster import connect
 from neyman.errors import ConfigError, InputError, nearest, optional
 from neyman.events.columns import Paths, expand, open_tree
-from neyman.events.processing.processor import TableProcessor, file_id
+from neyman.events.processing.chunk import file_id
+from neyman.events.processing.processor import TableProcessor
 from neyman.events.processing.selection import check_name
+from neyman.events.remote import is_remote
 
 Progress = Callable[[int, int], None]
 EXECUTORS = ("iterative", "threads", "dask")
-# Dask's nanny makes malloc return every large array to the system, which doubles the time of processing.
-MALLOC = {
-    f"distributed.nanny.pre-spawn-environ.MALLOC_{name}_THRESHOLD_": 268435456 for name in ("MMAP", "TRIM")
-}
+OPENING = 16  # remote files that are opened at a time: each takes a few round trips
 
 
 def process_files(
@@ -39,6 +38,9 @@ def process_files(
     chunk_size: int = 100_000,
     schema: str | type = "nanoaod",
     client: Any = None,
+    resources: Mapping[str, float] | None = None,
+    metadata: Mapping[str, Mapping[str, Any]] | None = None,
+    checkpointer: Any = None,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
     """Process the files of each dataset and return what the processor returns, summed.
@@ -46,7 +48,8 @@ def process_files(
     Parameters
     ----------
     fileset
-        For each dataset a path, a glob pattern, or a list of them. TTrees and RNTuples may be mixed.
+        For each dataset a path, a URL, a pattern, ``@list.txt``, or a list of them; see
+        :func:`~neyman.events.columns.expand`. TTrees and RNTuples may be mixed.
     processor
         A :class:`~neyman.events.processing.processor.TableProcessor` (see its notes for what is returned), or anything
         that coffea's ``Runner`` accepts.
@@ -54,17 +57,24 @@ def process_files(
         Name of the TTree or RNTuple in the files.
     executor
         ``"threads"`` suits one machine; ``"dask"`` needs `client` for workers elsewhere, which then have to
-        see the same files and folder, and are twice as fast with ``MALLOC_MMAP_THRESHOLD_`` and
-        ``MALLOC_TRIM_THRESHOLD_`` set to 268435456 in their environment.
+        see the same files and folder.
     workers
         Threads, or worker processes of the Dask cluster that is started without `client`. A script that
         starts one needs the usual ``if __name__ == "__main__":``.
     chunk_size
         Largest number of events in memory per worker; opening a chunk costs about 0.2 s at 400 branches.
     schema
-        ``"nanoaod"``, ``"physlite"``, ``"base"`` (flat columns), or a class of coffea's.
+        ``"nanoaod"``, ``"physlite"``, ``"delphes"``, ``"flat"`` (columns), or a class of coffea's.
     client
-        A ``distributed.Client`` or a scheduler's address.
+        A ``distributed.Client``, or what :func:`neyman.cluster.connect` takes: the address of a scheduler, or
+        ``htcondor:20``. A chunk of which the worker was lost is processed again, and counts once.
+    resources
+        What a Dask worker must offer to get a chunk, such as ``{"GPU": 1}``.
+    metadata
+        For each dataset what its events carry as ``events.metadata``, such as ``{"process": "ttbar"}``.
+    checkpointer
+        A :class:`~neyman.events.processing.checkpoint.Checkpointer`, which keeps the results of finished chunks for a
+        run that is interrupted or repeated; any of coffea's will do.
     progress
         Called with (events done, events in total) after each chunk.
 
@@ -87,35 +97,57 @@ def process_files(
     if workers < 1 or chunk_size < 1:
         raise ConfigError(f"workers = {workers}, chunk_size = {chunk_size}", expected="at least 1 each")
     coffea = optional("coffea.processor", "coffea")
-    from neyman.events.processing.executor import PoolExecutor
     from neyman.events.processing.schema import schema_class
+    from neyman.events.ranges import RangeSource
 
     if isinstance(processor, TableProcessor):
         processor.build.resolve()
-    chunks = _chunks(fileset, tree, chunk_size)
-    with _pool(executor, workers, client) as pool:
-        run = PoolExecutor(pool=pool, remote=executor == "dask", progress=progress)
-        runner = coffea.Runner(executor=run, schema=schema_class(schema), metadata_cache={})
+    chunks = _chunks(fileset, tree, chunk_size, metadata or {}, elsewhere=executor == "dask")
+    with _executor(executor, workers, client, resources=resources, progress=progress) as run:
+        runner = coffea.Runner(
+            executor=run, schema=schema_class(schema), metadata_cache={}, checkpointer=checkpointer
+        )
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "(Skipping|Branch) ", module="coffea")
-            result: dict[str, Any] = runner(chunks, processor)
+            result: dict[str, Any] = runner(chunks, processor, uproot_options={"handler": RangeSource})
     if isinstance(processor, TableProcessor):
-        _remove_stale(processor, result)
+        for dataset, summed in result.items():
+            written = [file for by in summed["files"].values() for files in by.values() for file in files]
+            processor.sink.remove_stale(dataset, written)
     return result
 
 
-def _chunks(fileset: Mapping[str, Paths], tree: str, chunk_size: int) -> list[Any]:
-    """coffea's work items, of nearly equal size within a file."""
+def _chunks(
+    fileset: Mapping[str, Paths],
+    tree: str,
+    chunk_size: int,
+    metadata: Mapping[str, Mapping[str, Any]],
+    *,
+    elsewhere: bool = False,
+) -> list[Any]:
+    """coffea's work items, of nearly equal size within a file; `elsewhere` for workers in other processes."""
     from coffea.processor.executor import WorkItem
 
+    for dataset in metadata:
+        if dataset not in fileset:
+            raise ConfigError(
+                f"metadata are given of dataset {dataset!r}, which has no files",
+                expected=nearest(dataset, fileset),
+            )
     chunks: list[Any] = []
     for dataset, files in fileset.items():
         check_name("dataset", dataset)
         seen: dict[str, str] = {}
         n_before = len(chunks)
-        for path in expand(files):
-            with open_tree(path, tree) as events:
-                n, uuid = int(events.num_entries), events.file.uuid
+        paths = expand(files)
+        for path in paths:
+            if elsewhere and path.startswith("memory://"):
+                raise ConfigError(
+                    "Dask workers do not see the memory of this process",
+                    where=path,
+                    fix="write the file to a folder that they see, or use executor='threads'",
+                )
+        for path, (n, uuid) in zip(paths, _opened(paths, tree), strict=True):
             identity = file_id(str(uuid), path)
             if identity[:8] in seen:
                 raise InputError(
@@ -125,7 +157,8 @@ def _chunks(fileset: Mapping[str, Paths], tree: str, chunk_size: int) -> list[An
             parts = ceil(n / chunk_size)
             edges = [n * part // parts for part in range(parts + 1)] if parts else []
             chunks += [
-                WorkItem(dataset, path, tree, start, stop, uuid.bytes, {}) for start, stop in pairwise(edges)
+                WorkItem(dataset, path, tree, start, stop, uuid.bytes, dict(metadata.get(dataset, {})))
+                for start, stop in pairwise(edges)
             ]
         if len(chunks) == n_before:
             raise InputError(f"dataset {dataset!r} has no events", where=", ".join(seen.values()))
@@ -134,51 +167,26 @@ def _chunks(fileset: Mapping[str, Paths], tree: str, chunk_size: int) -> list[An
     return chunks
 
 
+def _opened(paths: Sequence[str], tree: str) -> Iterator[tuple[int, UUID]]:
+    """Number of entries and UUID of each file."""
+
+    def look(path: str) -> tuple[int, UUID]:
+        with open_tree(path, tree) as events:
+            return int(events.num_entries), events.file.uuid
+
+    with ThreadPoolExecutor(OPENING if any(map(is_remote, paths)) else 1) as pool:
+        yield from pool.map(look, paths)
+
+
 @contextmanager
-def _pool(kind: str, workers: int, client: Any) -> Iterator[Executor | None]:
+def _executor(kind: str, workers: int, client: Any, **options: Any) -> Iterator[Any]:
+    from neyman.events.processing.executor import PoolExecutor
+
     if kind == "dask":
-        with _dask_client(client, workers) as connected:
-            yield connected.get_executor(pure=False)
+        with connect(f"local:{workers}" if client is None else client) as connected:
+            yield PoolExecutor(client=connected, **options)
     elif kind == "threads":
         with ThreadPoolExecutor(workers, thread_name_prefix="neyman") as pool:
-            yield pool
+            yield PoolExecutor(pool=pool, **options)
     else:
-        yield None
-
-
-def _dask_client(client: Any, workers: int) -> Any:
-    """Context manager of a Dask client; what is started here is closed with it."""
-    distributed = optional("distributed", "coffea")
-    if isinstance(client, str):
-        try:
-            return distributed.Client(client, timeout=30)
-        except (OSError, ValueError) as error:
-            raise ConfigError(
-                f"no Dask scheduler answers: {error}", where=client, expected="such as tcp://host:8786"
-            ) from error
-    if client is not None:
-        return nullcontext(client)
-    return _local_client(distributed, workers)
-
-
-@contextmanager
-def _local_client(distributed: Any, workers: int) -> Iterator[Any]:
-    import dask
-
-    with (
-        dask.config.set(MALLOC),
-        distributed.LocalCluster(
-            n_workers=workers, threads_per_worker=1, processes=True, dashboard_address=":0"
-        ) as cluster,
-        distributed.Client(cluster) as client,
-    ):
-        yield client
-
-
-def _remove_stale(processor: TableProcessor, result: Mapping[str, Any]) -> None:
-    for dataset, summed in result.items():
-        written = {file for by in summed["files"].values() for files in by.values() for file in files}
-        for path in (Path(processor.folder) / dataset).glob("*/*/*.parquet"):
-            ours = re.fullmatch(r"[0-9a-f]{8}-\d+-\d+\.parquet", path.name)
-            if ours and path.relative_to(processor.folder).as_posix() not in written:
-                path.unlink(missing_ok=True)
+        yield PoolExecutor(**options)
