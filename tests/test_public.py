@@ -114,3 +114,23 @@ def test_import_is_fast_enough_to_be_unnoticed():
     start = time.perf_counter()
     run("import neyman")
     assert time.perf_counter() - start < 5.0
+
+
+def test_no_error_shows_skipbadfiles_an_oserror():
+    """coffea drops a chunk if an OSError is anywhere in the chain of causes."""
+    from coffea.util import _exception_chain
+
+    def failed(cause):
+        try:
+            try:
+                raise cause
+            except Exception as error:
+                raise ValueError from error
+        except ValueError as error:
+            try:
+                raise errors.InputError("not read") from error
+            except errors.InputError as found:
+                return _exception_chain(found)
+
+    assert [type(e) for e in failed(FileNotFoundError())] == [errors.InputError]
+    assert [type(e) for e in failed(KeyError())] == [errors.InputError, ValueError, KeyError]

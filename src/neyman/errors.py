@@ -1,8 +1,8 @@
 """Errors that a user can act on.
 
 Every failure that the input can cause is a :class:`NeymanError`: it says what was wrong, where, what was
-expected and how to fix it. No error derives from ``OSError``, because coffea's ``skipbadfiles`` would then
-drop the chunk and lose events without a word.
+expected and how to fix it. No error derives from ``OSError`` or names one as its cause, because coffea's
+``skipbadfiles`` would then drop the chunk and lose events without a word.
 """
 
 from __future__ import annotations
@@ -12,6 +12,9 @@ import importlib
 from collections.abc import Iterable
 from types import ModuleType
 from typing import Any
+
+
+_CAUSE: Any = vars(BaseException)["__cause__"]
 
 
 class NeymanError(Exception):
@@ -35,6 +38,19 @@ class NeymanError(Exception):
         self.what, self.where, self.expected, self.fix = what, where, expected, fix
         notes = (("where", where), ("expected", expected), ("fix", fix))
         super().__init__("\n".join([what, *(f"  {label}: {text}" for label, text in notes if text)]))
+
+    @property
+    def __cause__(self) -> BaseException | None:
+        """What it was raised from; None where an ``OSError`` is behind it: coffea's ``skipbadfiles`` looks here."""
+        cause: BaseException | None = _CAUSE.__get__(self)
+        behind = cause
+        while behind is not None and not isinstance(behind, OSError):
+            behind = behind.__cause__
+        return cause if behind is None else None
+
+    @__cause__.setter
+    def __cause__(self, cause: BaseException | None) -> None:
+        _CAUSE.__set__(self, cause)
 
     def __reduce__(self) -> tuple[Any, ...]:
         # Keyword-only arguments do not survive the default pickling, and errors travel from Dask workers.

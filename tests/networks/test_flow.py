@@ -15,7 +15,7 @@ from torch.distributions import Normal
 
 from neyman.errors import ConfigError, TrainingError
 from neyman.networks import NSF, StackedFlow
-from neyman.networks.flow import _Spline
+from neyman.networks.flow import _spline
 
 SMALL = NSF(transforms=3, hidden=(16, 12), bins=5)
 
@@ -136,7 +136,7 @@ def test_a_feature_depends_on_those_before_it_alone(features: int, context: int)
     def transform(v: torch.Tensor) -> torch.Tensor:
         y, z = v[None, None, :features], v[None, None, features:]
         phi = flow.transforms[0](torch.cat([y, z], dim=-1), flow._masks(v.device)[0])
-        return _Spline(phi.reshape(1, 1, features, -1), 7.0)(y)[0, 0]
+        return _spline()(phi.reshape(1, 1, features, -1), 7.0)(y)[0, 0]
 
     jacobian = torch.autograd.functional.jacobian(transform, x)
     own = jacobian[:, :features]
@@ -183,7 +183,7 @@ def test_sampling_inverts_the_flow() -> None:
     with torch.no_grad():
         for t, conditioner in enumerate(flow.transforms):
             phi = conditioner(torch.cat([y, z], dim=-1), masks[t % 2])
-            y = _Spline(phi.reshape(2, 2_000, 3, -1), 7.0)(y)
+            y = _spline()(phi.reshape(2, 2_000, 3, -1), 7.0)(y)
     assert float((y - noise).abs().median()) < 3e-5
     assert float((y - noise).abs().quantile(0.999)) < 1e-2
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+import json
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -12,6 +13,8 @@ from neyman.networks.flow import NSF
 from neyman.networks.links import Link
 from neyman.networks.pet import PET
 from neyman.networks.stacked import MLP, Stack
+
+_LONGEST = 1 << 19  # characters of a document inside a description
 
 
 class Part(BaseModel):
@@ -74,6 +77,9 @@ class Description(BaseModel):
         Monotone map of the aggregated log-ratio.
     notes
         Free text such as the names of the two densities.
+    inputs
+        How the features are computed from events, a document of :class:`neyman.events.features.FeatureSpec`; none where
+        the events have them as fields.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -88,6 +94,7 @@ class Description(BaseModel):
     offsets: tuple[Annotated[float, Field(allow_inf_nan=False)], ...] = ()
     calibration: Calibration | None = None
     notes: dict[str, str] = Field(default_factory=dict)
+    inputs: dict[str, Any] | None = None
 
     @model_validator(mode="after")
     def _consistent(self) -> Description:
@@ -102,6 +109,8 @@ class Description(BaseModel):
                 raise ValueError(f"parts have {part.members} and {self.members} members")
         if len(self.offsets) not in (0, self.members):
             raise ValueError(f"{len(self.offsets)} offsets for {self.members} members")
+        if self.inputs is not None and len(json.dumps(self.inputs)) > _LONGEST:
+            raise ValueError(f"the document of the features is longer than {_LONGEST} characters")
         if self.calibration is not None and self.kind != "log_ratio":
             raise ValueError(f"a {self.kind} cannot have a calibration, only a log-ratio")
         return self

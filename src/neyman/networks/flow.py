@@ -9,8 +9,9 @@ from __future__ import annotations
 import importlib
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from types import ModuleType
 from typing import Any, Literal, get_args
 
@@ -38,22 +39,28 @@ def _zuko_transforms() -> ModuleType:
             setattr(Distribution, name, value)
 
 
-class _Spline(_zuko_transforms().MonotonicRQSTransform):  # type: ignore[misc]
-    """zuko's rational-quadratic spline, its knots from one matrix product in place of two softmax and two sums.
+@cache
+def _spline() -> Callable[[torch.Tensor, float], Any]:
+    """Return the class of splines; zuko is imported with the first flow, not with every network."""
 
-    On a CPU that takes a third off a training step, and the outer knots lie exactly at the bound.
-    """
+    class Spline(_zuko_transforms().MonotonicRQSTransform):  # type: ignore[misc]
+        """zuko's rational-quadratic spline, its knots from one matrix product in place of two softmax and two sums.
 
-    def __init__(self, phi: torch.Tensor, bound: float) -> None:
-        Transform.__init__(self)
-        bins = (phi.shape[-1] + 1) // 3
-        sizes, slopes = torch.split(phi, [2 * bins, bins - 1], dim=-1)
-        limit = -math.log(_SLOPE)
-        weights = torch.exp(sizes / (1.0 + (2.0 / limit) * sizes.abs())).reshape(*phi.shape[:-1], 2, bins)
-        sums = weights @ torch.ones(bins, bins + 1, dtype=phi.dtype, device=phi.device).triu(1)
-        self.horizontal, self.vertical = (sums * (2.0 * bound / sums[..., -1:]) - bound).unbind(dim=-2)
-        slopes = slopes / (1.0 + slopes.abs() / limit)
-        self.derivatives = torch.exp(nn.functional.pad(slopes, (1, 1)))
+        On a CPU that takes a third off a training step, and the outer knots lie exactly at the bound.
+        """
+
+        def __init__(self, phi: torch.Tensor, bound: float) -> None:
+            Transform.__init__(self)
+            bins = (phi.shape[-1] + 1) // 3
+            sizes, slopes = torch.split(phi, [2 * bins, bins - 1], dim=-1)
+            limit = -math.log(_SLOPE)
+            weights = torch.exp(sizes / (1.0 + (2.0 / limit) * sizes.abs())).reshape(*phi.shape[:-1], 2, bins)
+            sums = weights @ torch.ones(bins, bins + 1, dtype=phi.dtype, device=phi.device).triu(1)
+            self.horizontal, self.vertical = (sums * (2.0 * bound / sums[..., -1:]) - bound).unbind(dim=-2)
+            slopes = slopes / (1.0 + slopes.abs() / limit)
+            self.derivatives = torch.exp(nn.functional.pad(slopes, (1, 1)))
+
+    return Spline
 
 
 class _Conditioner(nn.Module):
@@ -130,7 +137,7 @@ class StackedFlow(Stack):
         masks = self._masks(y.device)
         for t, conditioner in enumerate(self.transforms):
             phi = conditioner(torch.cat([y, z], dim=-1), masks[t % 2])
-            spline = _Spline(phi.reshape(*y.shape, -1), self._spec.bound)
+            spline = _spline()(phi.reshape(*y.shape, -1), self._spec.bound)
             y, log_slope = spline.call_and_ladj(y)
             log_density = log_density + log_slope.sum(dim=-1)
         return log_density - 0.5 * (y.square() + math.log(2.0 * math.pi)).sum(dim=-1)
@@ -171,7 +178,7 @@ class StackedFlow(Stack):
             for i in range(self.features)[:: -1 if t % 2 else 1]:
                 part = slice(i * width, (i + 1) * width)
                 phi = conditioner(torch.cat([x, z], dim=-1), masks[t % 2], part)
-                x[..., i] = _Spline(phi, self._spec.bound).inv(y[..., i])
+                x[..., i] = _spline()(phi, self._spec.bound).inv(y[..., i])
             y = x
         return y
 

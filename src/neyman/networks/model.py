@@ -16,7 +16,8 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 from pydantic import ValidationError
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
+from safetensors.torch import load as load_tensors
 from safetensors.torch import save_file
 
 from neyman.errors import InputError, NeymanError, WorkspaceError, nearest
@@ -207,18 +208,27 @@ class Model:
 
     # Files ------------------------------------------------------------------------------------------------
 
-    def save(self, path: str | os.PathLike[str]) -> Path:
-        """Write the model to one ``.safetensors`` file, atomically."""
-        file = Path(path)
-        tensors = {
+    @property
+    def document(self) -> str:
+        """The description as JSON, with a digest of the tensors: what a model file says about itself."""
+        return self._document(self._tensors())
+
+    def _tensors(self) -> dict[str, torch.Tensor]:
+        return {
             f"parts.{k}.{name}": tensor.detach().cpu().contiguous()
             for k, stack in enumerate(self.stacks)
             for name, tensor in stack.state_dict().items()
         }
+
+    def _document(self, tensors: Mapping[str, torch.Tensor]) -> str:
+        return json.dumps(self.description.model_dump(mode="json") | {"sha256": tensors_digest(tensors)})
+
+    def save(self, path: str | os.PathLike[str]) -> Path:
+        """Write the model to one ``.safetensors`` file, atomically."""
+        file, tensors = Path(path), self._tensors()
         with atomic(file) as part:
             # One entry: the order of several is not the same in every file.
-            document = self.description.model_dump(mode="json") | {"sha256": tensors_digest(tensors)}
-            save_file(tensors, part, metadata={"neyman": json.dumps(document)})
+            save_file(tensors, part, metadata={"neyman": self._document(tensors)})
         return file
 
     @classmethod
@@ -228,10 +238,21 @@ class Model:
         if not file.is_file():
             raise WorkspaceError(f"model file {file.name} does not exist", where=str(file))
         try:
-            with safe_open(file, framework="pt") as stored:
-                text = (stored.metadata() or {}).get("neyman")
-                tensors = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118
-        except (SafetensorError, OSError, ValueError) as error:
+            data = file.read_bytes()
+        except OSError as error:
+            raise WorkspaceError(f"{file.name} cannot be read: {error.strerror}", where=str(file)) from None
+        return cls.from_bytes(data, file)
+
+    @classmethod
+    def from_bytes(cls, data: bytes, file: str | os.PathLike[str]) -> Model:
+        """Read the bytes of a model file; `file` is what messages call it."""
+        file = Path(file)
+        try:
+            tensors = load_tensors(data)
+            # The format begins with the length of a JSON header.
+            header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
+            text = header.get("__metadata__", {}).get("neyman")
+        except (SafetensorError, ValueError, RecursionError) as error:
             raise WorkspaceError(
                 f"{file.name} is not a readable safetensors file: {error}", where=str(file)
             ) from error

@@ -12,8 +12,9 @@
   are the closed-form figures of merit. Both work alone, in any training.
 """
 
+from neyman.events.scoring.bins import Bins
 from neyman.sannt.bin_functions import BinFunction, EdgeKernel, GaussianDerivative, Linear, StraightThrough
-from neyman.sannt.classifier import Bins, Classifier
+from neyman.sannt.classifier import Classifier
 from neyman.sannt.filling import KDE, Exact, Filling, Inferno
 from neyman.sannt.fisher import covariance, expected_uncertainty, fisher_information, uncertainties
 from neyman.sannt.histogram import histogram

@@ -7,91 +7,23 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import hist
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import ValidationError
 
 from neyman.errors import InputError, WorkspaceError
 from neyman.events import EventTable
+from neyman.events.scoring.bins import NOTE, Bins
 from neyman.files import atomic
 from neyman.networks import Model
 from neyman.sannt.filling import Exact, Filling, Inferno
 from neyman.sannt.templates import in_second_fold
 
-_NOTE = "sannt"
 Array = NDArray[np.float64]
 Index = NDArray[np.int64]
-
-
-class Bins(BaseModel):
-    """What a model file says about its bins, in the entry ``sannt`` of its notes.
-
-    Attributes
-    ----------
-    region
-        Name of the region; with several classes a channel is called ``region_class``.
-    classes
-        Names of the classes, empty for a single output.
-    edges
-        Edges of the score of each class.
-    groups
-        To which bin of the fit each bin belongs, class by class.
-    assignment
-        ``score``: bins of the (largest) sigmoid score; ``argmax``: one output a bin.
-    fold, folds, seed
-        Of how many networks this is which. With two, an event is binned by the one that has not seen the fold to
-        which its id (column ``entry``) belongs by the seed.
-    """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    region: str = Field(min_length=1, max_length=200)
-    classes: tuple[str, ...] = Field(default=(), max_length=1000)
-    edges: tuple[tuple[float, ...], ...] = Field(min_length=1, max_length=1000)
-    groups: tuple[int, ...] = Field(min_length=2, max_length=100_000)
-    assignment: Literal["score", "argmax"] = "score"
-    fold: int = Field(default=0, ge=0, le=1)
-    folds: int = Field(default=1, ge=1, le=2)
-    seed: int = 0
-
-    @model_validator(mode="after")
-    def _consistent(self) -> Bins:
-        n_bins = len(self.edges[0]) - 1
-        if len(self.edges) != max(1, len(self.classes)) or len(self.groups) != len(self.edges) * n_bins:
-            raise ValueError(f"{len(self.edges)} sets of edges and {len(self.groups)} bins do not fit")
-        for own in self.edges:
-            if len(own) != n_bins + 1 or not (np.diff(own) > 0.0).all() or not np.isfinite(own).all():
-                raise ValueError("edges must be finite and ascend, as many in every class")
-        for k, group in enumerate(self.groups):
-            if not 0 <= group < len(self.groups) or group // n_bins != k // n_bins:
-                raise ValueError(f"bin {k} belongs to the group {group} of another class")
-            if self.assignment == "score" and k % n_bins and group < self.groups[k - 1]:
-                raise ValueError("groups of neighbouring scores must ascend")
-        return self
-
-    @property
-    def channels(self) -> tuple[str, ...]:
-        """Names of the channels."""
-        return tuple(f"{self.region}_{name}" for name in self.classes) or (self.region,)
-
-    @property
-    def filling(self) -> Filling:
-        """How outputs become bins."""
-        return Inferno() if self.assignment == "argmax" else Exact()
-
-    def places(self) -> list[tuple[int, int]]:
-        """Channel and bin of the fit of each bin."""
-        n_bins = len(self.edges[0]) - 1
-        out: list[tuple[int, int]] = []
-        for c in range(len(self.edges)):
-            own = self.groups[c * n_bins : (c + 1) * n_bins]
-            order = {group: k for k, group in enumerate(dict.fromkeys(own))}
-            out += [(c, order[group]) for group in own]
-        return out
 
 
 @dataclass(frozen=True)
@@ -146,7 +78,7 @@ class Classifier:
         x = events.with_features(self.features).x
         out: NDArray[np.float32] | None = None
         for rows, model, own in zip(self._folds(events), self.models, self.bins, strict=True):
-            scores = own.filling.scores(torch.from_numpy(_raw(model, x[rows]))[None])[0].numpy()
+            scores = filling(own).scores(torch.from_numpy(_raw(model, x[rows]))[None])[0].numpy()
             if out is None:
                 out = np.empty((len(x), scores.shape[1]), dtype=np.float32)
             out[rows] = scores
@@ -207,7 +139,7 @@ class Classifier:
         """Return the model files by name, their bins in the notes."""
         names = ["sannt.safetensors"] if len(self.models) == 1 else ["fold0.safetensors", "fold1.safetensors"]
         return {
-            name: model.replace(notes=model.description.notes | {_NOTE: own.model_dump_json()})
+            name: model.replace(notes=model.description.notes | {NOTE: own.model_dump_json()})
             for name, model, own in zip(names, self.models, self.bins, strict=True)
         }
 
@@ -225,7 +157,7 @@ class Classifier:
         models, bins = [], []
         for file in files:
             model = Model.load(file)
-            text = model.description.notes.get(_NOTE)
+            text = model.description.notes.get(NOTE)
             if text is None:
                 raise WorkspaceError(
                     f"{file.name} has no bins",
@@ -271,6 +203,11 @@ def _check_consistent(models: Sequence[Model], bins: Sequence[Bins], place: Path
             )
 
 
+def filling(own: Bins) -> Filling:
+    """Return how outputs become bins."""
+    return Inferno() if own.assignment == "argmax" else Exact()
+
+
 def _raw(model: Model, x: NDArray[np.float32]) -> NDArray[np.float32]:
     out = model(x)
     return out[:, None] if out.ndim == 1 else out
@@ -278,6 +215,6 @@ def _raw(model: Model, x: NDArray[np.float32]) -> NDArray[np.float32]:
 
 def raw_index(model: Model, own: Bins, x: NDArray[np.float32]) -> Index:
     """Return the bin of each event before bins are taken together, ``(n_events,)``."""
-    scores = own.filling.scores(torch.from_numpy(_raw(model, x))[None])
+    scores = filling(own).scores(torch.from_numpy(_raw(model, x))[None])
     edges = torch.tensor(own.edges, dtype=torch.float64)[None]
-    return own.filling.index(scores, edges)[0].numpy()
+    return filling(own).index(scores, edges)[0].numpy()

@@ -11,9 +11,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from neyman.events.scoring.bins import Bins
 from neyman.networks import Architecture, Description, Model, Part, Stack
 from neyman.sannt.binned import BinnedStack
-from neyman.sannt.classifier import Bins, Classifier, raw_index
+from neyman.sannt.classifier import Classifier, raw_index
 from neyman.sannt.filling import Filling
 from neyman.sannt.fisher import covariance, uncertainties
 from neyman.sannt.measurement import Measurement, negative_class
@@ -209,6 +210,7 @@ def _exported(fold: Fold, model: Architecture, notes: Mapping[str, str]) -> Mode
         parts=(Part.model_validate({"network": model, "members": 1, "outputs": outputs_}),),
         kind="score",
         notes=dict(notes),
+        inputs=fold.judge.inputs,
     )
     return Model([copy], description)
 

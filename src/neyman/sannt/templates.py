@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -73,6 +73,8 @@ class Templates:
         Those that scale yields.
     paired
         Variations (process, parameter) whose rows are aligned.
+    inputs
+        How features are computed from events, see :attr:`neyman.events.EventTable.inputs`.
     """
 
     blocks: tuple[Block, ...]
@@ -82,6 +84,7 @@ class Templates:
     parameters: Mapping[str, bool]
     normalisations: tuple[Normalisation, ...]
     paired: frozenset[Key]
+    inputs: dict[str, Any] | None = None
 
     @classmethod
     def of(
@@ -151,7 +154,8 @@ class Templates:
                 raise TrainingError(
                     f"{name!r} is a strength and a nuisance parameter", fix="give the two different names"
                 )
-        features = next(iter(processes.values())).features
+        first = next(iter(processes.values()))
+        features = first.features
         groups: list[dict[Key, EventTable]] = []
         for key, table in tables.items():
             _check_table(key, table, features)
@@ -169,6 +173,7 @@ class Templates:
             parameters,
             tuple(v for v in variations if isinstance(v, Normalisation)),
             frozenset((v.process, v.parameter) for v in variations if isinstance(v, Variation) and v.paired),
+            first.inputs,
         )
 
     @property
