@@ -69,11 +69,9 @@ def _processor_seconds() -> float:
 
 
 def test_processing_the_example(repository, tmp_path, record):
-    import dask
-    import distributed
     from coffea.processor import IterativeExecutor, Runner
 
-    from neyman.events.processing.runner import MALLOC
+    from neyman.cluster import connect
     from neyman.events.processing.schema import NanoSchema
 
     folder = repository / "examples" / "htautau"
@@ -101,12 +99,7 @@ def test_processing_the_example(repository, tmp_path, record):
         "threads, 2": lambda name: process_files(fileset, processor(name), executor="threads"),
     }
     figures = {name: _measure(lambda run=run, name=name: run(name)) for name, run in runs.items()}
-    options = {"n_workers": 2, "threads_per_worker": 1, "dashboard_address": ":0"}
-    with (
-        dask.config.set(MALLOC),
-        distributed.LocalCluster(**options) as cluster,
-        distributed.Client(cluster) as client,
-    ):
+    with connect("local:2") as client:
 
         def on_dask() -> dict:
             return process_files(fileset, processor("dask"), executor="dask", client=client)

@@ -41,7 +41,7 @@ def test_open_data(record, show, repository, shared_data, tmp_path) -> None:
             | {key: figures[name][key] for key in ("statistical", "fisher", "hesse", "pyhf", "observed")}
             | {"observed MINOS": " ".join(f"{end:+.2f}" for end in figures[name]["observed_minos"])}
         )
-    show("CMS open data, H to tau tau, muon + hadronic tau, 11.5/fb at 8 TeV", rows)
+    show("CMS open data, H to tau tau, muon + hadronic tau, 1.15/fb at 8 TeV", rows)
     print(f"report: {done.output / 'report' / 'index.html'}")
     record(
         "sannt_opendata",

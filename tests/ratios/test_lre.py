@@ -224,7 +224,7 @@ def test_bootstraps_of_the_two_sides_are_independent_unless_they_share_events() 
     with_ids = replace(P.select(np.arange(500)), extra={"entry": np.arange(500)})
     for table, same in ((P.select(np.arange(500)), False), (with_ids, True)):
         p, q = (
-            bootstrapped(table, one, 2, seed=1, side=side).weight
+            bootstrapped(table, one, range(2), seed=1, side=side).weight
             for one, side in zip(own, ("numerator", "denominator"), strict=True)
         )
         assert np.array_equal(p, q) == same

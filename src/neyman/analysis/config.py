@@ -70,7 +70,7 @@ class EventsSection(Section):
     processor: str
     features: tuple[str, ...] = Field(min_length=1)
     labels: dict[str, str] = Field(default_factory=dict)
-    executor: Literal["iterative", "threads", "dask"] = "threads"
+    executor: Literal["iterative", "threads"] = "threads"
     workers: Annotated[int, Field(ge=1, le=1024)] = 2
     chunk_size: Annotated[int, Field(ge=100)] = 100_000
     replicas: Annotated[int, Field(ge=1, le=100)] = 3
@@ -159,6 +159,10 @@ class NetworkSection(Section):
     ----------
     bootstrap
         Whether every member is trained on a Poisson bootstrap of the events of its own.
+    device
+        ``cpu``, ``cuda``, or ``auto``: a GPU where there is one.
+    group
+        Members that a Dask worker trains together: one on processors, more on a GPU.
     """
 
     hidden: tuple[Annotated[int, Field(ge=1, le=10_000)], ...] = Field(default=(64, 64, 64), min_length=1)
@@ -167,6 +171,8 @@ class NetworkSection(Section):
     batch_size: Annotated[int, Field(ge=1)] = 1024
     learning_rate: Positive = 2e-3
     bootstrap: bool = False
+    device: Annotated[str, Field(pattern=r"^(cpu|auto|cuda(:\d+)?)$")] = "cpu"
+    group: Annotated[int, Field(ge=1, le=1000)] = 1
 
 
 class TrainingSection(Section):

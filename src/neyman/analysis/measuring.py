@@ -50,7 +50,9 @@ class Descriptions:
         )
 
 
-def compare(config: Config, descriptions: Descriptions, simulation_noise: float) -> list[dict[str, Any]]:
+def compare(
+    config: Config, descriptions: Descriptions, simulation_noise: float, client: Any = None
+) -> list[dict[str, Any]]:
     """Expected uncertainty of the parameter of interest of each description on its Asimov data."""
     poi = config.analysis.poi
     labels = {
@@ -76,7 +78,7 @@ def compare(config: Config, descriptions: Descriptions, simulation_noise: float)
                 "minos": [syst.minos[poi].lower, syst.minos[poi].upper],
                 "with_simulation": float(np.hypot(full.errors[poi], noise)),
                 "valid": stat.valid and syst.valid and full.valid,
-                "scan": _profile(asimov, syst, poi, config.fit.profile_points),
+                "scan": _profile(asimov, syst, poi, config.fit.profile_points, client),
             }
         )
     return rows
@@ -176,13 +178,13 @@ def _resampled(
     return weight * counts, reference * counts
 
 
-def measure(config: Config, workspace: Path) -> dict[str, Any]:
-    """Do all fits and checks; returns the results document."""
+def measure(config: Config, workspace: Path, client: Any = None) -> dict[str, Any]:
+    """Do all fits and checks, the scans on Dask workers if there are any; returns the results document."""
     poi = config.analysis.poi
     descriptions = Descriptions.load(config, workspace)
     lh = descriptions.likelihoods[UNBINNED]
     check = simulation_check(config, lh, workspace)
-    table = compare(config, descriptions, check["simulation"])
+    table = compare(config, descriptions, check["simulation"], client)
     asimov = lh.asimov()
     expected = fit(asimov, minos=(poi,))
     observed = {kind: fit(one, minos=(poi,)) for kind, one in descriptions.likelihoods.items()}
@@ -195,8 +197,8 @@ def measure(config: Config, workspace: Path) -> dict[str, Any]:
         "expected": expected.to_dict(),
         "observed": {kind: result.to_dict() for kind, result in observed.items()},
         "profiles": {
-            "expected": {name: _profile(asimov, expected, name, points) for name in named},
-            "observed": {poi: _profile(lh, observed[UNBINNED], poi, points)},
+            "expected": {name: _profile(asimov, expected, name, points, client) for name in named},
+            "observed": {poi: _profile(lh, observed[UNBINNED], poi, points, client)},
         },
         "impacts": impacts(lh, poi, best=observed[UNBINNED]).to_dict(),
         "discriminant": discriminant(config, workspace),
@@ -204,12 +206,12 @@ def measure(config: Config, workspace: Path) -> dict[str, Any]:
     }
 
 
-def _profile(lh: Likelihood, best: FitResult, name: str, points: int) -> dict[str, Any]:
+def _profile(lh: Likelihood, best: FitResult, name: str, points: int, client: Any) -> dict[str, Any]:
     i = lh.index(name)
     low, high = lh.bounds[i]
     value, error = best.values[i], best.errors[i]
     grid = np.linspace(max(low, value - 2.5 * error), min(high, value + 2.5 * error), points)
-    scan: dict[str, Any] = profile(lh, name, grid, best=best).to_dict()
+    scan: dict[str, Any] = profile(lh, name, grid, best=best, client=client).to_dict()
     return scan
 
 

@@ -3,23 +3,29 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from neyman.analysis.building import write_workspace
-from neyman.analysis.config import Config, SystematicSection, load_config
-from neyman.analysis.learning import summarise, train_process, train_updown
+from neyman.analysis.config import Config, load_config
+from neyman.analysis.inputs import identity
+from neyman.analysis.learning import Training, TrainingStep, train
 from neyman.analysis.measuring import measure
 from neyman.analysis.simulation import NOMINAL, Inputs, Simulation, process
-from neyman.analysis.steps import Stamp, Steps, code_digest, file_key
+from neyman.analysis.steps import Stamp, Steps, code_digest
+from neyman.cluster import completed, connect, gpu
+from neyman.events.remote import is_remote
 from neyman.files import digest, jsonable, write_json
 from neyman.networks import Model
-from neyman.ratios import ProcessRatios, tabulate
+from neyman.ratios import ProcessRatios, Ratio, tabulate
 
-_SIDES = ("up", "down")
-Executor = Literal["iterative", "threads", "dask"]
+_WORKERS = "train on Dask workers"
+Executor = Literal["iterative", "threads"]
 
 
 class Reporter(Protocol):
@@ -71,7 +77,8 @@ def run(
     data: str | os.PathLike[str] | None = None,
     executor: Executor | None = None,
     workers: int | None = None,
-    client: Any = None,
+    dask: Any = None,
+    gpus: bool = False,
     reporter: Reporter | None = None,
 ) -> Run:
     """Run an analysis; finished steps of an earlier run with the same inputs are kept.
@@ -83,12 +90,16 @@ def run(
     output
         Folder for everything that is made.
     data
-        Folder of the ROOT files, instead of the configured one.
+        Folder or URL of the ROOT files, instead of the configured one.
     executor, workers
-        coffea's executor (``iterative``, ``threads``, ``dask``) and its size, instead of the configured ones;
-        results do not depend on them.
-    client
-        Address or client of a Dask cluster; a local one is started when it is not given.
+        coffea's executor (``iterative``, ``threads``) and its size, instead of the configured ones; results do not
+        depend on them.
+    dask
+        What :func:`neyman.cluster.connect` takes, such as ``local:4``, ``htcondor:20``, an address or a client: Dask
+        workers, which see the same files, process the events, train every group of members and every up/down ratio
+        as a task, and scan the likelihoods. Workers may be lost. They are asked for when a step first needs them.
+    gpus
+        Whether every Dask worker has a GPU of its own; networks with ``device = "auto"`` are trained there.
     reporter
         Told about progress.
 
@@ -97,27 +108,45 @@ def run(
     NeymanError
         Whatever is wrong with the input, naming file, key, branch, event or parameter.
     """
-    file = Path(config)
+    file, folder = Path(config), Path(output)
+    if dask is not None:  # whose workers may stand in another folder
+        file, folder = file.resolve(), folder.resolve()
+        data = data if data is None or is_remote(os.fspath(data)) else Path(data).resolve()
     settings = load_config(file)
-    inputs = Inputs.find(settings, file.parent, Path(data) if data is not None else None)
+    inputs = Inputs.find(settings, file.parent, data)
     reporter = reporter or Silent()
-    steps = Steps(Path(output), reporter.step)
-    with steps.locked():
-        return _Pipeline(settings, inputs, steps, reporter).run(
-            executor or settings.events.executor, workers or settings.events.workers, client
+    steps = Steps(folder, reporter.step)
+    with steps.locked(), _Cluster(dask, gpus) as cluster:
+        return _Pipeline(settings, inputs, steps, reporter, cluster).run(
+            executor or settings.events.executor, workers or settings.events.workers
         )
 
 
-class _Pipeline:
-    def __init__(self, config: Config, inputs: Inputs, steps: Steps, reporter: Reporter) -> None:
-        self._config, self._inputs, self._steps, self._reporter = config, inputs, steps, reporter
-        self._output = steps.output
+class _Cluster(ExitStack):
+    """The Dask cluster that the user named, connected to when it is first needed."""
 
-    def run(self, executor: Executor, workers: int, client: Any) -> Run:
-        simulation = self._events(executor, workers, client)
+    def __init__(self, target: Any, gpus: bool) -> None:
+        super().__init__()
+        self.named, self._target, self._gpus = target is not None, target, gpus
+
+    @cached_property
+    def client(self) -> Any:
+        """A client, or None where no cluster was named."""
+        return self.enter_context(connect(self._target, gpus=self._gpus)) if self.named else None
+
+
+class _Pipeline:
+    def __init__(
+        self, config: Config, inputs: Inputs, steps: Steps, reporter: Reporter, cluster: _Cluster
+    ) -> None:
+        self._config, self._inputs, self._steps, self._reporter = config, inputs, steps, reporter
+        self._output, self._cluster = steps.output, cluster
+
+    def run(self, executor: Executor, workers: int) -> Run:
+        simulation = self._events(executor, workers)
         if self._config.analysis.data == "pseudo":
             simulation.require_positive_weights()
-        trained = [self._train(simulation, sample.name) for sample in self._config.samples]
+        trained = self._train(simulation)
         self._remove_other_models()
         workspace = self._workspace(simulation, trained)
         measured = self._measure(workspace)
@@ -126,14 +155,14 @@ class _Pipeline:
         write_json(self._output / "results.json", results)
         return Run(self._config, self._output, results, self._steps.stamps)
 
-    def _events(self, executor: Executor, workers: int, client: Any) -> Simulation:
+    def _events(self, executor: Executor, workers: int) -> Simulation:
         config, inputs = self._config, self._inputs
         key = (
             config.events.model_dump(include={"tree", "features", "chunk_size", "replicas"}),
             [s.model_dump(exclude={"range"}) for s in config.systematics],
             {name: region.model_dump() for name, region in config.regions.items()},
             config.analysis.seed,
-            {name: [file_key(path) for path in files] for name, files in inputs.files.items()},
+            {name: [identity(path) for path in files] for name, files in inputs.files.items()},
             (inputs.processor.source, inputs.processor.name),
             code_digest("events", "analysis/simulation.py"),
         )
@@ -145,58 +174,95 @@ class _Pipeline:
                 folder,
                 executor=executor,
                 workers=workers,
-                client=client,
+                client=self._cluster.client,
                 progress=lambda done, total: self._reporter.progress("events", done, total),
             )
 
         stamp = self._steps.do("events", "events", key, work)
         return Simulation(config, self._output / "events", stamp.summary, inputs.expected)
 
-    def _train(self, simulation: Simulation, sample: str) -> _Trained:
-        config = self._config
+    def _train(self, simulation: Simulation) -> list[_Trained]:
+        planned = {sample.name: self._planned(sample.name) for sample in self._config.samples}
+        every = [step for steps in planned.values() for step in steps]
+        digests = {}
+        if self._cluster.named:
+            begun = time.perf_counter()
+            missing = [s for s in every if self._steps.kept(s.name, s.output, s.key) is None]
+            for step, ratios in self._trained_elsewhere(simulation, missing):
+                work = partial(step.save, ratios)
+                stamp = self._steps.do(step.name, step.output, step.key, work, since=begun)
+                digests[step.name] = stamp.digest
+        for step in every:
+            if step.name not in digests:
+                work = partial(self._train_and_save, simulation, step)
+                digests[step.name] = self._steps.do(step.name, step.output, step.key, work).digest
+        return [
+            _Trained(
+                sample,
+                self._output / own.output,
+                {step.systematic: step.files(self._output) for step in shifted},
+                [digests[step.name] for step in (own, *shifted)],
+            )
+            for sample, (own, *shifted) in planned.items()
+        ]
+
+    def _planned(self, sample: str) -> list[TrainingStep]:
+        """The training steps of a process: its own ratio first, then its systematics."""
         common = (
             self._steps.stamps["events"].digest,
-            [s.name for s in config.samples],
-            config.training.fraction,
-            config.analysis.seed,
+            [s.name for s in self._config.samples],
+            self._config.training.fraction,
+            self._config.analysis.seed,
             code_digest("networks", "training", "ratios", "analysis/simulation.py", "analysis/learning.py"),
         )
-
-        key = (*common, config.training.nominal.model_dump())
+        key = (*common, self._config.training.nominal.model_dump())
         # A name of its own for every configuration: a changed one must not meet the state of another.
         state = self._steps.scratch(f"{sample}.{digest(key)[:12]}.training")
-        for stale in set(state.parent.glob(f"{sample}.*.training")) - {state}:
-            stale.unlink()
+        for stale in state.parent.glob(f"{sample}.*.training*"):
+            if not stale.name.startswith(state.name):
+                stale.unlink()
+        own = TrainingStep(f"train {sample}", f"model/{sample}.safetensors", key, (Training(sample),), state)
+        key = (*common, self._config.training.updown.model_dump())
+        names = [systematic.name for systematic in self._config.updown]
+        return [own, *(TrainingStep.shifted(sample, name, key) for name in names)]
 
-        def nominal(part: Path) -> dict[str, Any]:
-            progress = self._progress(name, config.training.nominal.steps)
-            ratio = train_process(config, simulation, sample, state, progress)
-            ratio.save(part)
-            return summarise(ratio)
+    def _train_and_save(self, simulation: Simulation, step: TrainingStep, part: Path) -> dict[str, Any]:
+        steps = [training.section(self._config).steps for training in step.trainings]
 
-        name, path = f"train {sample}", f"model/{sample}.safetensors"
-        stamp = self._steps.do(name, path, key, nominal)
-        digests, up_down = [stamp.digest], {}
-        for systematic in config.updown:
-            name, folder = f"train {sample} {systematic.name}", f"model/updown/{sample}_{systematic.name}"
+        def progress(before: int, done: int) -> None:
+            self._reporter.progress(step.name, before + done, sum(steps))
 
-            def shifted(
-                part: Path, name: str = name, systematic: SystematicSection = systematic
-            ) -> dict[str, Any]:
-                part.mkdir()
-                progress = self._progress(name, 2 * config.training.updown.steps)
-                pair = train_updown(config, simulation, sample, systematic, progress)
-                for ratio, side in zip(pair, _SIDES, strict=True):
-                    ratio.save(part / f"{side}.safetensors")
-                return summarise(*pair)
+        ratios = [
+            train(training, simulation, step.state, partial(progress, sum(steps[:k])))
+            for k, training in enumerate(step.trainings)
+        ]
+        return step.save(ratios, part)
 
-            key = (*common, config.training.updown.model_dump())
-            digests.append(self._steps.do(name, folder, key, shifted).digest)
-            up_down[systematic.name] = [self._output / folder / f"{side}.safetensors" for side in _SIDES]
-        return _Trained(sample, self._output / path, up_down, digests)
-
-    def _progress(self, name: str, total: int) -> Callable[[int], None]:
-        return lambda done: self._reporter.progress(name, done, total)
+    def _trained_elsewhere(
+        self, simulation: Simulation, missing: list[TrainingStep]
+    ) -> Iterator[tuple[TrainingStep, list[Ratio]]]:
+        """Yield the steps as Dask workers finish them; the groups of all trainings are tasks of one pool."""
+        if not missing:
+            return
+        self._reporter.step(_WORKERS, "run")
+        groups = {step.name: step.groups(self._config) for step in missing}
+        tasks = [(group, step) for step in missing for group in groups[step.name]]
+        client = self._cluster.client
+        on_gpu = any(group.section(self._config).device != "cpu" for group, _ in tasks)
+        ratios: dict[Training, Ratio] = {}
+        for index, ratio in completed(
+            client,
+            _train_group,
+            [(group, step.state) for group, step in tasks],
+            shared=simulation,
+            resources=gpu(client) if on_gpu else None,
+            label=lambda task: f"the training of {task[0]}",
+        ):
+            group, step = tasks[index]
+            ratios[group] = ratio
+            self._reporter.progress(_WORKERS, len(ratios), len(tasks))
+            if all(other in ratios for other in groups[step.name]):
+                yield step, step.join(ratios, self._config)
 
     def _remove_other_models(self) -> None:
         # A renamed sample must not leave its old network among those that a scorer loads.
@@ -233,7 +299,7 @@ class _Pipeline:
             summary = {name: workspace.summary[name] for name in ("closure", "closure_systematics", "checks")}
             results: dict[str, Any] = jsonable(
                 {
-                    **measure(self._config, self._output / "workspace"),
+                    **measure(self._config, self._output / "workspace", self._cluster.client),
                     **summary,
                     "workspace": workspace.summary,
                 }
@@ -258,6 +324,11 @@ class _Pipeline:
             return {}
 
         return self._steps.do("report", "report", key, work)
+
+
+def _train_group(task: tuple[Training, Path | None], simulation: Simulation) -> Ratio:
+    training, state = task
+    return train(training, simulation, state)
 
 
 @dataclass(frozen=True)

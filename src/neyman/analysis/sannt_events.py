@@ -12,7 +12,7 @@ import hist
 import numpy as np
 from numpy.typing import NDArray
 
-from neyman.analysis.inputs import event_files, identity
+from neyman.analysis.inputs import Home, event_files, identity
 from neyman.analysis.sannt_config import SanntConfig
 from neyman.analysis.sannt_reading import (
     ENTRY,
@@ -50,8 +50,8 @@ class SanntEvents:
     readings: list[Reading]
 
     @classmethod
-    def find(cls, config: SanntConfig, home: Path) -> SanntEvents:
-        """Resolve the files of a configuration in the folder `home`."""
+    def find(cls, config: SanntConfig, home: Home) -> SanntEvents:
+        """Resolve the files of a configuration in the folder, or at the URL, `home`."""
         readings = [Reading(event_files(s.files, home), s, s.name) for s in config.samples]
         for s in config.systematics:
             if s.files is not None and s.samples is not None:

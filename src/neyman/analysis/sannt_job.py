@@ -91,7 +91,7 @@ def train_sannt(
     output
         Folder for everything that is made; ``out/NAME`` if not given.
     data
-        Folder to which the files are relative, instead of that of the TOML file.
+        Folder or URL to which the files are relative, instead of that of the TOML file.
     reporter
         Told about progress.
 
@@ -102,7 +102,7 @@ def train_sannt(
     """
     file = Path(config)
     settings = load_sannt_config(file)
-    inputs = SanntEvents.find(settings, file.parent if data is None else Path(data))
+    inputs = SanntEvents.find(settings, file.parent if data is None else data)
     reporter = reporter or Silent()
     name = settings.measurement.name
     steps = Steps(Path("out") / name if output is None else Path(output), reporter.step)

@@ -39,7 +39,8 @@ class SampleSection(Section):
     Attributes
     ----------
     files
-        Paths, glob patterns or folders of ROOT (``.root``) or Parquet files, relative to the TOML file.
+        Paths, URLs, patterns, folders or lists (``@files.txt``) of ROOT (``.root``) or Parquet files, relative to the
+        TOML file.
     tree
         Tree of the ROOT files.
     weight, scale

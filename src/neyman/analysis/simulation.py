@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import os
 import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -13,7 +15,16 @@ import numpy as np
 
 from neyman.analysis.config import Config, SampleSection
 from neyman.errors import ConfigError, InputError, nearest
-from neyman.events import EventTable, PythonRef, RegionSpec, TableProcessor, Variation, process_files
+from neyman.events import (
+    EventTable,
+    PythonRef,
+    RegionSpec,
+    TableProcessor,
+    Variation,
+    process_files,
+    remote,
+)
+from neyman.events.columns import expand
 from neyman.files import read_json, write_json
 from neyman.naming import Naming
 
@@ -57,42 +68,57 @@ class Inputs:
     Parameters
     ----------
     files
-        ROOT files of each sample.
+        ROOT files of each sample, paths or URLs.
     expected
         Expected stored events of each sample at the configured luminosity, before the selection.
     processor
         The user's function.
     """
 
-    files: dict[str, tuple[Path, ...]]
+    files: dict[str, tuple[str, ...]]
     expected: dict[str, float]
     processor: PythonRef
 
     @classmethod
-    def find(cls, config: Config, home: Path, data: Path | None) -> Inputs:
-        """Resolve the files of a configuration; `data` overrides its folder."""
-        folder = data or home / config.events.data
-        if not folder.is_dir():
+    def find(cls, config: Config, home: Path, data: str | os.PathLike[str] | None) -> Inputs:
+        """Resolve the files of a configuration; `data`, a folder or a URL, overrides its folder."""
+        folder = remote.join(home, config.events.data) if data is None else os.fspath(data)
+        if not remote.is_remote(folder) and not Path(folder).is_dir():
             raise InputError(
-                f"data folder {folder.name!r} does not exist", where=str(folder), fix="use --data DIR"
+                f"data folder {Path(folder).name!r} does not exist", where=folder, fix="use --data DIR"
             )
-        files: dict[str, tuple[Path, ...]] = {}
+        files: dict[str, tuple[str, ...]] = {}
         for sample in config.samples:
-            found = [p for pattern in sample.files for p in sorted(folder.glob(pattern)) if p.is_file()]
+            found = [path for pattern in sample.files for path in _found(folder, pattern)]
             if not found:
-                available = [p.name for p in folder.glob("*.root")]
+                available = [p.name for p in Path(folder).glob("*.root")]
                 raise InputError(
                     f"sample {sample.name!r}: no file matches {', '.join(sample.files)}",
-                    where=str(folder),
+                    where=folder,
                     fix=f"nearest: {nearest(sample.files[0], available)}",
                 )
             files[sample.name] = tuple(found)
-        expected = _expected(config, folder / config.events.metadata)
+        expected = _expected(config, remote.join(folder, config.events.metadata))
         return cls(files, expected, PythonRef.parse(config.events.processor, home))
 
 
-def _expected(config: Config, path: Path) -> dict[str, float]:
-    metadata = read_json(path)
+def _found(folder: str, pattern: str) -> list[str]:
+    if pattern.startswith("@") or remote.is_remote(remote.join(folder, pattern)):
+        return expand(remote.join(folder, pattern))
+    return [str(path) for path in sorted(Path(folder).glob(pattern)) if path.is_file()]
+
+
+def _document(path: str) -> Any:
+    if not remote.is_remote(path):
+        return read_json(path)
+    try:
+        return json.loads(remote.read_text(path))
+    except ValueError as error:
+        raise InputError(f"not readable JSON: {error}", where=path) from error
+
+
+def _expected(config: Config, path: str) -> dict[str, float]:
+    metadata = _document(path)
     expected = {}
     for sample in config.samples:
         entry = metadata.get(sample.name) if isinstance(metadata, dict) else None
@@ -100,7 +126,7 @@ def _expected(config: Config, path: Path) -> dict[str, float]:
         if not isinstance(rate, int | float) or not 0 < rate < float("inf"):
             raise ConfigError(
                 f"no positive 'events_per_inverse_fb' for sample {sample.name!r}",
-                where=str(path),
+                where=path,
                 expected='{"%s": {"events_per_inverse_fb": 123.4}}' % sample.name,  # noqa: UP031
             )
         expected[sample.name] = float(rate) * config.analysis.luminosity
@@ -112,7 +138,7 @@ def process(
     inputs: Inputs,
     folder: Path,
     *,
-    executor: Literal["iterative", "threads", "dask"],
+    executor: Literal["iterative", "threads"],
     workers: int,
     client: Any,
     progress: Callable[[int, int], None],
@@ -137,10 +163,10 @@ def process(
         seed=derive(config.analysis.seed, "events"),
     )
     accumulated = process_files(
-        {name: [str(p) for p in files] for name, files in inputs.files.items()},
+        inputs.files,
         processor,
         tree=config.events.tree,
-        executor=executor,
+        executor=executor if client is None else "dask",
         workers=workers,
         chunk_size=config.events.chunk_size,
         client=client,

@@ -93,12 +93,20 @@ class Steps:
         """A file in which a step may keep what lets it go on after an interruption."""
         return self.output / _STATE / name
 
+    def kept(self, name: str, output: str, key: tuple[Any, ...]) -> Stamp | None:
+        """Return the stamp of a step that is done, from the same key, and None otherwise."""
+        stamp = _read_stamp(self.output / _STATE / f"{name}.json")
+        done = stamp is not None and stamp.digest == digest(name, key) and (self.output / output).exists()
+        return stamp if done else None
+
     def do(
         self,
         name: str,
         output: str,
         key: tuple[Any, ...],
         work: Callable[[Path], dict[str, Any]],
+        *,
+        since: float | None = None,
     ) -> Stamp:
         """Run a step unless it is done.
 
@@ -112,17 +120,19 @@ class Steps:
             Everything that its result depends on.
         work
             Writes the output to the path that it is given; returns the summary.
+        since
+            Time of :func:`time.perf_counter` when it began, if earlier than now.
         """
         wanted = digest(name, key)
         target, stamp_file = self.output / output, self.output / _STATE / f"{name}.json"
-        stamp = _read_stamp(stamp_file)
-        if stamp is not None and stamp.digest == wanted and target.exists():
+        stamp = self.kept(name, output, key)
+        if stamp is not None:
             self._announce(name, "kept")
             self.stamps[name] = stamp
             return stamp
         self._announce(name, "run")
         stamp_file.unlink(missing_ok=True)
-        start = time.perf_counter()
+        start = time.perf_counter() if since is None else since
         with atomic(target) as part:
             summary = work(part)
         stamp = Stamp(name, wanted, time.perf_counter() - start, summary)

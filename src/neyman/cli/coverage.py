@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from neyman.cli.options import drawn_at, seeded, shows_progress
+from neyman.cli.options import drawn_at, on_dask, seeded, shows_progress
 from neyman.cli.workspace import Given, Report, on_workspace
 
 if TYPE_CHECKING:
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     "--toys", "n_toys", default=1000, show_default=True, type=click.IntRange(1), help="Number of toys."
 )
 @seeded
+@on_dask
 def command(
     given: Given,
     poi: str | None,
@@ -38,6 +39,7 @@ def command(
     methods: tuple[str, ...],
     n_toys: int,
     seed: int,
+    client: Any,
 ) -> Report:
     """Count in toys how often intervals of POI, the parameter of interest by default, hold its true value."""
     from neyman import plots
@@ -52,6 +54,7 @@ def command(
         cl=cl,
         methods=methods,
         fixed=given.fixed,
+        client=client,
         progress=shows_progress(),
     )
     intervals = [

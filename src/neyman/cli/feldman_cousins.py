@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import click
 
-from neyman.cli.options import scan_grid, scanned, seeded, shows_progress
+from neyman.cli.options import on_dask, scan_grid, scanned, seeded, shows_progress
 from neyman.cli.workspace import Given, Report, on_workspace
 
 
@@ -16,6 +18,7 @@ from neyman.cli.workspace import Given, Report, on_workspace
     "--toys", "n_toys", default=1000, show_default=True, type=click.IntRange(1), help="Toys at each value."
 )
 @seeded
+@on_dask
 @click.option(
     "--store", metavar="FILE", help="JSON file that keeps finished values: the same command resumes from it."
 )
@@ -28,6 +31,7 @@ def command(
     n_toys: int,
     seed: int,
     store: str | None,
+    client: Any,
 ) -> Report:
     """Construct an interval of POI, the parameter of interest by default, from toys at every value.
 
@@ -47,6 +51,7 @@ def command(
         seed=seed,
         fixed=given.fixed,
         store=store,
+        client=client,
         progress=shows_progress(),
     )
     columns = (result.grid, result.observed, result.critical, result.critical_error, result.p_values)

@@ -7,14 +7,15 @@ from typing import Any
 
 import click
 
-from neyman.cli.options import calculated, shows_progress
+from neyman.cli.options import calculated, on_dask, shows_progress
 from neyman.cli.workspace import Given, Report, on_workspace
 
 
 @on_workspace("gof")
 @calculated("saturated", toys=1000)
+@on_dask
 @click.option("--bins", type=click.IntRange(2), help="Bins of each unbinned channel.")
-def command(given: Given, calculation: dict[str, Any], bins: int | None) -> Report:
+def command(given: Given, calculation: dict[str, Any], bins: int | None, client: Any) -> Report:
     """Compare the best fit with the saturated model, which describes every bin perfectly.
 
     Take toys for unbinned channels and small counts. Exit code 2 when there is no p-value.
@@ -23,7 +24,12 @@ def command(given: Given, calculation: dict[str, Any], bins: int | None) -> Repo
     from neyman.inference import goodness_of_fit
 
     result = goodness_of_fit(
-        given.likelihood, bins=bins, fixed=given.fixed, progress=shows_progress(), **calculation
+        given.likelihood,
+        bins=bins,
+        fixed=given.fixed,
+        client=client,
+        progress=shows_progress(),
+        **calculation,
     )
     rows = [*result.parts.items(), ("total", result.statistic)]
     defined = math.isfinite(result.p_value)

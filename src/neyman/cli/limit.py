@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from neyman.cli.options import calculated, shows_progress
+from neyman.cli.options import calculated, on_dask, shows_progress
 from neyman.cli.output import Table, short
 from neyman.cli.workspace import Given, Report, on_workspace
 from neyman.errors import ConfigError
@@ -30,6 +30,7 @@ BAND = ("-2σ", "-1σ", "median", "+1σ", "+2σ")
     help="Test statistic; q for a signal that may be negative.",
 )
 @calculated("asymptotic", toys=2000)
+@on_dask
 @click.option(
     "--range", "span", nargs=2, type=float, metavar="LOW HIGH", help="Also test values of POI in this range."
 )
@@ -42,6 +43,7 @@ def command(
     calculation: dict[str, Any],
     span: tuple[float, float] | None,
     points: int,
+    client: Any,
 ) -> Report:
     """Find the CLs upper limit on POI, the parameter of interest by default.
 
@@ -54,7 +56,7 @@ def command(
     from neyman.inference import upper_limit
 
     name = given.parameter(poi)
-    settings = {"cl": cl, "test_statistic": statistic, "fixed": given.fixed, **calculation}
+    settings = {"cl": cl, "test_statistic": statistic, "fixed": given.fixed, "client": client, **calculation}
     settings["progress"] = shows_progress()
     if span is not None and not span[0] < span[1]:
         raise ConfigError(f"the range {span[0]:g} to {span[1]:g} is empty", expected="--range LOW HIGH")

@@ -10,7 +10,9 @@ from neyman.errors import nearest
 
 COMMANDS = {
     "contour": "Find the joint confidence regions of two parameters.",
+    "convert": "Turn a Combine datacard into a pyhf workspace, or back.",
     "coverage": "Count how often intervals hold the truth, in toys.",
+    "export": "Write a model as ONNX or torch.export, checked against it.",
     "feldman-cousins": "Construct an interval from toys at every value.",
     "fit": "Fit a workspace or a pyhf JSON file.",
     "gof": "Compare the best fit with the saturated model.",

@@ -137,6 +137,28 @@ def drawn_at(function: Function) -> Function:
     return values(fitted(wrapper))
 
 
+dask_option = click.option(
+    "--dask",
+    metavar="CLUSTER",
+    help="Dask workers: local:N processes, htcondor:N or slurm:N jobs, or a scheduler's address.",
+)
+
+
+def on_dask(function: Function) -> Function:
+    """Add ``--dask``; the function gets a client of that cluster as `client`, None without one."""
+
+    @functools.wraps(function)
+    def wrapper(*args: Any, dask: str | None, **kwargs: Any) -> Any:
+        if dask is None:
+            return function(*args, client=None, **kwargs)
+        from neyman.cluster import connect
+
+        with connect(dask) as client:
+            return function(*args, client=client, **kwargs)
+
+    return dask_option(wrapper)
+
+
 def shows_progress() -> bool:
     """Whether a progress bar on standard error would be seen."""
     return sys.stderr.isatty()

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import click
 
-from neyman.cli.options import scan_grid, scanned
+from neyman.cli.options import on_dask, scan_grid, scanned
 from neyman.cli.workspace import Given, Report, on_workspace
 
 
 @on_workspace("profile")
 @click.argument("parameter", required=False)
 @scanned(points=31, reach=3.0)
-def command(given: Given, parameter: str | None, span: tuple[float, float] | None, points: int) -> Report:
+@on_dask
+def command(
+    given: Given, parameter: str | None, span: tuple[float, float] | None, points: int, client: Any
+) -> Report:
     """Scan the profile likelihood of PARAMETER, the parameter of interest by default.
 
     Exit code 2 when a fit of the scan is not valid.
@@ -22,7 +27,7 @@ def command(given: Given, parameter: str | None, span: tuple[float, float] | Non
     name = given.parameter(parameter)
     best = given.fit()
     grid = scan_grid(given.likelihood, best, name, span, points, 3.0)
-    result = profile(given.likelihood, name, grid, best=best)
+    result = profile(given.likelihood, name, grid, best=best, client=client)
     rows = [
         (float(x), float(y), "" if good else "not valid")
         for x, y, good in zip(result.grid, result.delta, result.valid, strict=True)

@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from neyman.cli.options import dask_option
 from neyman.cli.output import json_option, reported, table, write_json
 from neyman.cli.progress import step_lines
 
@@ -17,11 +18,12 @@ from neyman.cli.progress import step_lines
 @click.option(
     "--data",
     type=click.Path(file_okay=False),
-    help="Folder of the ROOT files, instead of the configured one.",
+    help="Folder or URL of the ROOT files, instead of the configured one.",
 )
-@click.option("--executor", type=click.Choice(["iterative", "threads", "dask"]), help="coffea executor.")
-@click.option("--workers", type=click.IntRange(1), help="Threads or Dask workers.")
-@click.option("--dask", "client", metavar="ADDRESS", help="Address of a running Dask scheduler.")
+@click.option("--executor", type=click.Choice(["iterative", "threads"]), help="coffea executor without Dask.")
+@click.option("--workers", type=click.IntRange(1), help="Threads without Dask.")
+@dask_option
+@click.option("--gpus", is_flag=True, help="Every Dask worker has a GPU of its own.")
 @json_option
 @reported
 def command(
@@ -30,7 +32,8 @@ def command(
     data: str | None,
     executor: Any,
     workers: int | None,
-    client: str | None,
+    dask: str | None,
+    gpus: bool,
     as_json: bool,
 ) -> None:
     """Run the analysis described by CONFIG (an analysis.toml).
@@ -46,9 +49,10 @@ def command(
             config,
             output=output,
             data=data,
-            executor="dask" if client and not executor else executor,
+            executor=executor,
             workers=workers,
-            client=client,
+            dask=dask,
+            gpus=gpus,
             reporter=reporter,
         )
     invalid = [r["label"] for r in done.results["comparison"] if not r["valid"]]

@@ -17,7 +17,7 @@ from neyman.cli.progress import step_lines
 @click.option(
     "--data",
     type=click.Path(file_okay=False),
-    help="Folder to which the files are relative, instead of that of CONFIG.",
+    help="Folder or URL to which the files are relative, instead of that of CONFIG.",
 )
 @json_option
 @reported

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from neyman.cli.options import calculated, shows_progress
+from neyman.cli.options import calculated, on_dask, shows_progress
 from neyman.cli.workspace import Given, Report, on_workspace
 
 
@@ -21,7 +21,10 @@ from neyman.cli.workspace import Given, Report, on_workspace
     help="Value of POI behind the expected significance.",
 )
 @calculated("asymptotic", toys=10_000)
-def command(given: Given, poi: str | None, expected_at: float, calculation: dict[str, Any]) -> Report:
+@on_dask
+def command(
+    given: Given, poi: str | None, expected_at: float, calculation: dict[str, Any], client: Any
+) -> Report:
     """Test the hypothesis that POI, the parameter of interest by default, is 0."""
     from neyman import plots
     from neyman.inference import significance
@@ -32,6 +35,7 @@ def command(given: Given, poi: str | None, expected_at: float, calculation: dict
         name,
         expected_at=expected_at,
         fixed=given.fixed,
+        client=client,
         progress=shows_progress(),
         **calculation,
     )

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from neyman.cli.options import drawn_at, seeded, shows_progress
+from neyman.cli.options import drawn_at, on_dask, seeded, shows_progress
 from neyman.cli.output import short
 from neyman.cli.workspace import Given, Report, on_workspace, writable
 
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 @click.argument("n", type=click.IntRange(1))
 @drawn_at
 @seeded
+@on_dask
 @click.option("--output", "-o", metavar="FILE", help="Parquet file of the fits, one row a toy.")
 @click.option("--parameter", metavar="NAME", help="Parameter of the figure; the one of interest by default.")
 def command(
@@ -29,6 +30,7 @@ def command(
     seed: int,
     output: str | None,
     parameter: str | None,
+    client: Any,
 ) -> Report:
     """Draw N toys and fit them; the table has the pulls of all parameters.
 
@@ -40,7 +42,7 @@ def command(
     file = None if output is None else writable(output, (".parquet",))
     shown = given.parameter(parameter) if given.draws else ""
     drawn = toys(given.likelihood, n, at=at, seed=seed)
-    fits = fit_toys(given.likelihood, drawn, fixed=given.fixed, progress=shows_progress())
+    fits = fit_toys(given.likelihood, drawn, fixed=given.fixed, client=client, progress=shows_progress())
     rows = [
         (name, drawn.truth[name], *_moments(fits, name)) for name in fits.names if name not in given.fixed
     ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from scipy.stats import chi2, norm
@@ -28,6 +29,7 @@ def coverage(
     cl: float = 0.683,
     methods: Sequence[str] = _METHODS,
     fixed: Fixed = None,
+    client: Any = None,
     progress: bool = False,
 ) -> Coverage:
     r"""Return the fraction of toys whose interval contains the truth, with bias and pulls.
@@ -53,6 +55,8 @@ def coverage(
         ``profile``, ``hesse`` or both.
     fixed
         Parameters that are not fitted, as in `fit`.
+    client
+        A ``dask.distributed.Client``, over whose workers the fits of toys are spread.
     progress
         Whether to show progress bars on standard error.
 
@@ -73,7 +77,7 @@ def coverage(
     held = {name: float(truth[likelihood.index(name)]) for name in held}
     i = parameter_of_interest(likelihood, poi, held)
     data = drawn(likelihood, n, truth, seed_of(seed))
-    made = PoiToys(likelihood, i, held, data, errors=True, progress=progress)
+    made = PoiToys(likelihood, i, held, data, errors=True, client=client, progress=progress)
     valid, rise = made.valid, None
     if "profile" in chosen:
         rise, valid = made.rise(float(truth[i]))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -47,6 +47,8 @@ class PoiToys:
         The toys.
     errors
         Whether the free fits compute HESSE errors.
+    client
+        A ``dask.distributed.Client``, over whose workers the fits of toys are spread.
     progress
         Whether to show a progress bar on standard error.
     """
@@ -59,11 +61,20 @@ class PoiToys:
         data: Toys,
         *,
         errors: bool = False,
+        client: Any = None,
         progress: bool = False,
     ) -> None:
         self._likelihood, self._i, self._held, self._data = likelihood, i, dict(held), data
-        self._progress = progress
-        free = fit_toys(likelihood, data, fixed=self._held, parameters=[i], errors=errors, progress=progress)
+        self._client, self._progress = client, progress
+        free = fit_toys(
+            likelihood,
+            data,
+            fixed=self._held,
+            parameters=[i],
+            errors=errors,
+            client=client,
+            progress=progress,
+        )
         self.fitted, self.errors = free.values[:, 0], free.errors[:, 0]
         self.fvals, self.valid = free.fvals, free.valid
 
@@ -90,6 +101,7 @@ class PoiToys:
             start=self._data.truth,
             parameters=[self._i],
             errors=False,
+            client=self._client,
             progress=self._progress,
         )
 
@@ -123,7 +135,7 @@ def some_valid(valid: NDArray[np.bool_], what: str) -> str | None:
     return f"{failed} of {len(valid)} {what} could not be fitted and are left out" if failed else None
 
 
-def counted(items: Iterable[T], what: str, progress: bool) -> Iterator[T]:
+def counted(items: Iterable[T], what: str, progress: bool, *, total: int | None = None) -> Iterator[T]:
     """Iterate, with a progress bar on standard error when `progress`."""
     if not progress:
         yield from items
@@ -131,5 +143,4 @@ def counted(items: Iterable[T], what: str, progress: bool) -> Iterator[T]:
     from rich.console import Console
     from rich.progress import track
 
-    listed = list(items)
-    yield from track(listed, description=what, console=Console(stderr=True))
+    yield from track(items, description=what, total=total, console=Console(stderr=True))

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
 
+from neyman.cluster import completed
 from neyman.errors import InferenceError, InputError
 from neyman.files import digest, read_json, write_json
 from neyman.inference.arguments import Fixed, held_values
@@ -24,7 +26,7 @@ from neyman.inference.experiments import (
     some_valid,
 )
 from neyman.inference.profile import ProfileCurve
-from neyman.inference.results import FeldmanCousins
+from neyman.inference.results import Array, FeldmanCousins
 from neyman.inference.results.construction import accepted
 from neyman.likelihood import Likelihood
 
@@ -39,6 +41,7 @@ def feldman_cousins(
     seed: int,
     fixed: Fixed = None,
     store: str | os.PathLike[str] | None = None,
+    client: Any = None,
     progress: bool = False,
 ) -> FeldmanCousins:
     r"""Return the confidence interval of the Neyman construction with likelihood-ratio ordering.
@@ -71,6 +74,8 @@ def feldman_cousins(
         Parameters that are not fitted, as in `fit`.
     store
         JSON file that keeps the finished values: after an interruption the same call goes on from there.
+    client
+        A ``dask.distributed.Client``, over whose workers the values of the grid are spread.
     progress
         Whether to show a progress bar on standard error.
 
@@ -92,10 +97,13 @@ def feldman_cousins(
     finished = _Store(
         store, [likelihood.names, i, held, values.tolist(), level, n, seed_of(seed)], curve.best.fval
     )
-    points = [
-        finished.get(k) or finished.put(k, _point(curve, float(values[k]), level, n, seed, k))
-        for k in counted(range(len(values)), f"toys at {len(values)} values", progress)
-    ]
+    missing = [k for k in range(len(values)) if finished.get(k) is None]
+    work = _Work(curve, values, level, n, seed)
+    counting = completed(client, _point, missing, shared=work, label="value of the grid")
+    what = f"toys at {len(missing)} values"
+    for j, point in counted(counting, what, progress, total=len(missing)):
+        finished.put(missing[j], point)
+    points = [finished.get(k) or {} for k in range(len(values))]
     columns = {key: np.array([point[key] for point in points], dtype=np.float64) for key in _COLUMNS}
     intervals = accepted(values, columns["p_values"], 1.0 - level)
     messages = [note for point in points for note in point["notes"]]
@@ -119,10 +127,22 @@ def feldman_cousins(
 _COLUMNS = ("critical", "critical_error", "p_values", "p_errors", "n_toys")
 
 
-def _point(curve: ProfileCurve, value: float, cl: float, n: int, seed: int, k: int) -> dict[str, Any]:
+@dataclass(frozen=True)
+class _Work:
+    """What all values of the grid have in common."""
+
+    curve: ProfileCurve
+    values: Array
+    cl: float
+    n: int
+    seed: int
+
+
+def _point(k: int, work: _Work) -> dict[str, Any]:
     """Count the toys at one value."""
+    curve, value, cl, n = work.curve, float(work.values[k]), work.cl, work.n
     at = curve.at(value).values.array
-    made = PoiToys(curve.likelihood, curve.i, curve.held, drawn(curve.likelihood, n, at, seed, k))
+    made = PoiToys(curve.likelihood, curve.i, curve.held, drawn(curve.likelihood, n, at, work.seed, k))
     rise, valid = made.rise(value)
     note = some_valid(valid, f"toys at {value:g}")
     ordered = np.sort(rise[valid])
@@ -172,8 +192,7 @@ class _Store:
         point: dict[str, Any] | None = self._document["points"].get(str(k))
         return point
 
-    def put(self, k: int, point: dict[str, Any]) -> dict[str, Any]:
+    def put(self, k: int, point: dict[str, Any]) -> None:
+        self._document["points"][str(k)] = point
         if self._path is not None:
-            self._document["points"][str(k)] = point
             write_json(self._path, self._document)
-        return point

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -32,6 +32,7 @@ def goodness_of_fit(
     bins: int | None = None,
     fixed: Fixed = None,
     best: FitResult | None = None,
+    client: Any = None,
     progress: bool = False,
 ) -> GoodnessOfFit:
     r"""Compare the best fit with the saturated model, which describes every bin and every constraint perfectly.
@@ -68,6 +69,8 @@ def goodness_of_fit(
         Parameters that are not fitted, as in `fit`; those of `best` by default.
     best
         The fit, when it is known already.
+    client
+        A ``dask.distributed.Client``, over whose workers the fits of toys are spread.
     progress
         Whether to show a progress bar on standard error.
 
@@ -96,7 +99,7 @@ def goodness_of_fit(
     sample = interval = None
     if calculator == "toys":
         n, entropy = positive_count(n_toys, "toys"), seed_of(seed)
-        sample, note = _toys(likelihood, best, held, free, n_bins, n, entropy, progress)
+        sample, note = _toys(likelihood, best, held, free, n_bins, n, entropy, client, progress)
         messages += [note] if note else []
         k = int(at_least(statistic, sample))
         p_value, interval = k / len(sample), clopper_pearson(k, len(sample))
@@ -128,11 +131,12 @@ def _toys(
     n_bins: Sequence[int],
     n: int,
     seed: int,
+    client: Any,
     progress: bool,
 ) -> tuple[Array, str | None]:
     """Return the statistic of toys at the best fit, each at its own best fit, with a note on failures."""
     made = drawn(likelihood, n, best.values.array, seed)
-    found = fit_toys(likelihood, made, fixed=held, errors=False, progress=progress)
+    found = fit_toys(likelihood, made, fixed=held, errors=False, client=client, progress=progress)
     rows = np.nonzero(found.valid)[0]
     statistics = [
         sum(_saturated(likelihood.with_data(made[int(k)]), found.values[k], free, n_bins).values())

@@ -7,7 +7,7 @@ the ratio :math:`\mathrm{CL}_s` of Read, J. Phys. G 28 (2002) 2693.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -36,6 +36,7 @@ def hypothesis_test(
     seed: int | None = None,
     expected: bool = True,
     fixed: Fixed = None,
+    client: Any = None,
     progress: bool = False,
 ) -> HypothesisTest:
     r"""Test one value of the parameter of interest: :math:`\mathrm{CL}_{s+b}`, :math:`\mathrm{CL}_b`,
@@ -72,6 +73,8 @@ def hypothesis_test(
         Whether to compute the expected band.
     fixed
         Parameters that are not fitted, as in `fit`.
+    client
+        A ``dask.distributed.Client``, over whose workers the fits of toys are spread.
     progress
         Whether to show a progress bar on standard error.
 
@@ -85,7 +88,7 @@ def hypothesis_test(
     tested = float(_not_negative(likelihood, i, [value])[0])
     asymptotic = AsymptoticTests(likelihood, i, held, test_statistic, expected)
     if calculator == "toys":
-        return ToyTests(asymptotic, n_toys, seed_of(seed), progress).test(tested)
+        return ToyTests(asymptotic, n_toys, seed_of(seed), client, progress).test(tested)
     return asymptotic.test(tested)
 
 
@@ -101,6 +104,7 @@ def upper_limit(
     expected: bool = True,
     grid: ArrayLike | None = None,
     fixed: Fixed = None,
+    client: Any = None,
     progress: bool = False,
 ) -> UpperLimit:
     r"""Return the value above which :math:`\mathrm{CL}_s < 1 - \mathrm{CL}`, and those expected from the background.
@@ -113,7 +117,7 @@ def upper_limit(
 
     Parameters
     ----------
-    likelihood, poi, calculator, test_statistic, seed, fixed, progress
+    likelihood, poi, calculator, test_statistic, seed, fixed, client, progress
         As in `hypothesis_test`.
     cl
         Confidence level.
@@ -137,7 +141,7 @@ def upper_limit(
     values = None if grid is None else _not_negative(likelihood, i, grid)
     asymptotic = AsymptoticTests(likelihood, i, held, test_statistic, expected)
     if calculator == "toys":
-        tests = ToyTests(asymptotic, n_toys, seed_of(seed)).bracket(alpha, values, progress)
+        tests = ToyTests(asymptotic, n_toys, seed_of(seed), client).bracket(alpha, values, progress)
         return _interpolated(asymptotic, tests, alpha, extended=values is None)
     observed = asymptotic.limit(alpha)
     found, messages = asymptotic.expected_limits(alpha) if expected else (None, [])

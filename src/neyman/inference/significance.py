@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from scipy.stats import norm
@@ -26,6 +26,7 @@ def significance(
     n_toys: int = 10_000,
     seed: int | None = None,
     fixed: Fixed = None,
+    client: Any = None,
     progress: bool = False,
 ) -> Significance:
     r"""Test the background-only hypothesis by the discovery test statistic.
@@ -52,6 +53,8 @@ def significance(
         Toys of each hypothesis, and their seed, which is needed with toys.
     fixed
         Parameters that are not fitted, as in `fit`.
+    client
+        A ``dask.distributed.Client``, over whose workers the fits of toys are spread.
     progress
         Whether to show progress bars on standard error.
 
@@ -92,7 +95,7 @@ def significance(
         messages=tuple(messages),
     )
     if calculator == "toys":
-        return _by_toys(curve, found, positive_count(n_toys, "toys"), seed_of(seed), progress)
+        return _by_toys(curve, found, positive_count(n_toys, "toys"), seed_of(seed), client, progress)
     return found
 
 
@@ -102,10 +105,10 @@ def _q0(curve: ProfileCurve) -> float:
 
 
 def _by_toys(
-    curve: ProfileCurve, asymptotic: Significance, n: int, seed: int, progress: bool
+    curve: ProfileCurve, asymptotic: Significance, n: int, seed: int, client: Any, progress: bool
 ) -> Significance:
     """Replace the asymptotic probabilities by counts of toys."""
-    background, note = _statistics(curve, 0.0, n, seed, 0, progress)
+    background, note = _statistics(curve, 0.0, n, seed, 0, client, progress)
     notes = [note] if note else []
     k = int(at_least(asymptotic.q0, background))
     interval = clopper_pearson(k, len(background))
@@ -115,7 +118,7 @@ def _by_toys(
         )
     expected_p = None
     if asymptotic.expected_at is not None:
-        signal, note = _statistics(curve, asymptotic.expected_at, n, seed, 1, progress)
+        signal, note = _statistics(curve, asymptotic.expected_at, n, seed, 1, client, progress)
         notes += [note] if note else []
         expected_p = int(at_least(float(np.median(signal)), background)) / len(background)
     return replace(
@@ -133,11 +136,11 @@ def _by_toys(
 
 
 def _statistics(
-    curve: ProfileCurve, value: float, n: int, seed: int, stream: int, progress: bool
+    curve: ProfileCurve, value: float, n: int, seed: int, stream: int, client: Any, progress: bool
 ) -> tuple[Array, str | None]:
     """Return q0 of toys at one signal and their conditional nuisance parameters, with a note on failures."""
     at = curve.at(value).values.array
     data = drawn(curve.likelihood, n, at, seed, stream)
-    made = PoiToys(curve.likelihood, curve.i, curve.held, data, progress=progress)
+    made = PoiToys(curve.likelihood, curve.i, curve.held, data, client=client, progress=progress)
     rise, valid = made.rise(0.0)
     return np.where(made.fitted >= 0.0, rise, 0.0)[valid], some_valid(valid, f"toys at {value:g}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from scipy.stats import norm
@@ -27,13 +28,17 @@ class ToyTests:
         Toys of each hypothesis.
     seed
         Entropy; each hypothesis has its own stream.
+    client
+        A ``dask.distributed.Client``, over whose workers the fits of toys are spread.
     progress
         Whether to show a progress bar of the fits on standard error.
     """
 
-    def __init__(self, asymptotic: AsymptoticTests, n_toys: int, seed: int, progress: bool = False) -> None:
+    def __init__(
+        self, asymptotic: AsymptoticTests, n_toys: int, seed: int, client: Any = None, progress: bool = False
+    ) -> None:
         self._asymptotic, self._n, self._seed = asymptotic, positive_count(n_toys, "toys"), seed
-        self._progress = progress
+        self._client, self._progress = client, progress
         self._background: PoiToys | None = None
         self._done = 0
 
@@ -41,7 +46,9 @@ class ToyTests:
         curve = self._asymptotic.data
         at = curve.at(value).values.array
         data = drawn(curve.likelihood, self._n, at, self._seed, stream)
-        return PoiToys(curve.likelihood, curve.i, curve.held, data, progress=self._progress)
+        return PoiToys(
+            curve.likelihood, curve.i, curve.held, data, client=self._client, progress=self._progress
+        )
 
     def test(self, value: float) -> HypothesisTest:
         """Return the test of one value."""

@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from neyman.cluster import run_tasks
 from neyman.errors import InferenceError, LikelihoodError
 from neyman.inference.arguments import Fixed, Values, locate, starting_point, vector
 from neyman.inference.batch import fit_batch
 from neyman.inference.minimise import Cost, migrad_alone
 from neyman.inference.results import Array, NamedVector, ToyFits
-from neyman.likelihood import Data, Likelihood
+from neyman.likelihood import Data, Likelihood, UnbinnedTerm
 
-_TOGETHER = 1000  # toys drawn and fitted at a time
+# Toys drawn and fitted at a time: one array operation serves many toys of counts, toys of events fill memory.
+_BINNED, _UNBINNED = 500, 50
 _CHECK_EVERY, _MOST_CHECKS = 200, 10
 
 
@@ -52,6 +56,10 @@ class Toys:
             raise IndexError(message)
         stream = np.random.SeedSequence(self.seed, spawn_key=(i % self.n,))
         return self._draw(np.random.default_rng(stream))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Without what `_draw` keeps, which does not pickle.
+        return Toys, (self.likelihood, self.truth, self.n, self.seed)
 
     @cached_property
     def _draw(self) -> Callable[[np.random.Generator], Data]:
@@ -99,6 +107,7 @@ def fit_toys(
     fixed: Fixed = None,
     start: Values = None,
     errors: bool = True,
+    client: Any = None,
     progress: bool = False,
 ) -> ToyFits:
     """Fit all toys, many at a time, by bounded Newton steps on the exact Hessians.
@@ -121,6 +130,9 @@ def fit_toys(
         Where the fits start: the truth of `toys`, else the likelihood's own start, by default.
     errors
         Whether to compute HESSE errors; without them `ToyFits.errors` is NaN.
+    client
+        A ``dask.distributed.Client`` (:func:`neyman.cluster.connect`), over whose workers the toys are spread. Blocks
+        of toys are the same without one, and so are their fits on workers with the same libraries.
     progress
         Whether to show a progress bar on standard error.
 
@@ -144,24 +156,78 @@ def fit_toys(
         np.zeros(n, dtype=bool),
         truth,
     )
+    every = max(_CHECK_EVERY, -(-n // _MOST_CHECKS))
+    work = _Work(likelihood, toys, x, free, held, kept, errors, every)
+    size = _UNBINNED if any(isinstance(t, UnbinnedTerm) for t in likelihood.terms) else _BINNED
+    blocks = [range(first, min(first + size, n)) for first in range(0, n, size)]
     failures: dict[int, str] = {}
     lower: dict[int, float] = {}
     refitted: list[int] = []
-    every = max(_CHECK_EVERY, -(-n // _MOST_CHECKS))
-    for rows in _counted(n, progress):
-        drawn = [toys[i] for i in rows]
-        batch = likelihood.with_data(likelihood.stack(drawn))
-        found = fit_batch(batch, np.tile(x, (len(rows), 1)), held, errors=errors)
+    with _bar(n, progress) as tell:
+        fitted = run_tasks(
+            client,
+            _fit,
+            blocks,
+            shared=work,
+            progress=lambda done, _: tell(min(done * size, n)),
+            label="block of toys",
+        )
+    for rows, block in zip(blocks, fitted, strict=True):
         span = slice(rows.start, rows.stop)
-        out.values[span], out.errors[span] = found.values[:, kept], found.errors[:, kept]
-        out.fvals[span], out.valid[span] = found.fvals, found.valid
-        failures |= {rows[i]: reason for i, reason in found.reasons.items()}
-        refitted += [rows[i] for i in found.refitted]
-        for i in range(every - 1 - rows.start % every, len(rows), every):
-            fall = found.fvals[i] - _checked(likelihood.with_data(drawn[i]), x, free)
-            if fall > 1e-3:
-                lower[rows[i]] = float(fall)
+        out.values[span], out.errors[span] = block.values, block.errors
+        out.fvals[span], out.valid[span] = block.fvals, block.valid
+        failures |= block.failures
+        lower |= block.lower
+        refitted += block.refitted
     return replace(out, failures=failures, lower=lower, refitted=tuple(refitted))
+
+
+@dataclass(frozen=True)
+class _Work:
+    """What all blocks of toys have in common."""
+
+    likelihood: Likelihood
+    toys: Toys | Sequence[Data]
+    x: Array
+    free: NDArray[np.intp]
+    held: NDArray[np.bool_]
+    kept: Sequence[int]
+    errors: bool
+    every: int
+
+
+@dataclass(frozen=True)
+class _Block:
+    """Fits of some toys, in the columns of `ToyFits`."""
+
+    values: Array
+    errors: Array
+    fvals: Array
+    valid: NDArray[np.bool_]
+    failures: dict[int, str]
+    lower: dict[int, float]
+    refitted: list[int]
+
+
+def _fit(rows: range, work: _Work) -> _Block:
+    """Fit a block of toys; it depends on nothing but the toys in it."""
+    drawn = [work.toys[i] for i in rows]
+    batch = work.likelihood.with_data(work.likelihood.stack(drawn))
+    found = fit_batch(batch, np.tile(work.x, (len(rows), 1)), work.held, errors=work.errors)
+    lower = {}
+    for i in range(work.every - 1 - rows.start % work.every, len(rows), work.every):
+        fall = found.fvals[i] - _checked(work.likelihood.with_data(drawn[i]), work.x, work.free)
+        if fall > 1e-3:
+            lower[rows[i]] = float(fall)
+    return _Block(
+        found.values[:, work.kept],
+        found.errors[:, work.kept],
+        found.fvals,
+        found.valid,
+        {rows[i]: reason for i, reason in found.reasons.items()},
+        lower,
+        [rows[i] for i in found.refitted],
+    )
 
 
 def _checked(likelihood: Likelihood, x: Array, free: NDArray[np.intp]) -> float:
@@ -177,16 +243,14 @@ def _checked(likelihood: Likelihood, x: Array, free: NDArray[np.intp]) -> float:
     return float(minuit.fval) + cost.offset
 
 
-def _counted(n: int, progress: bool) -> Iterator[range]:
-    chunks = [range(first, min(first + _TOGETHER, n)) for first in range(0, n, _TOGETHER)]
+@contextmanager
+def _bar(n: int, progress: bool) -> Iterator[Callable[[int], None]]:
     if not progress:
-        yield from chunks
+        yield lambda _: None
         return
     from rich.console import Console
     from rich.progress import Progress
 
     with Progress(console=Console(stderr=True)) as bar:
         task = bar.add_task("toy fits", total=n)
-        for chunk in chunks:
-            yield chunk
-            bar.update(task, completed=chunk.stop)
+        yield lambda done: bar.update(task, completed=done)

@@ -13,7 +13,7 @@ from neyman.networks.flow import NSF, StackedFlow
 from neyman.networks.model import Model, match_features, tensors_digest
 from neyman.networks.pet import PET, StackedPET
 from neyman.networks.scaling import Scaling, column_scaling
-from neyman.networks.stacked import MLP, Draws, Stack, StackedLinear, StackedMLP, Standardise
+from neyman.networks.stacked import MLP, Draws, Stack, StackedLinear, StackedMLP, Standardise, joined
 
 __all__ = [
     "MLP",
@@ -35,6 +35,7 @@ __all__ = [
     "Standardise",
     "column_scaling",
     "combine",
+    "joined",
     "match_features",
     "tensors_digest",
 ]

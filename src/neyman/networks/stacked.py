@@ -6,11 +6,12 @@ initialised by its own generator: member m is the same network whatever the size
 
 from __future__ import annotations
 
+import copy
 import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import torch
 from numpy.typing import NDArray
@@ -68,16 +69,44 @@ class Stack(nn.Module):
     ----------
     members, inputs, outputs
         Sizes.
+    first
+        Number of the first member, when the stack is part of another.
     """
 
     members: int
     inputs: int
     outputs: int
+    first: int = 0
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Map ``(n, inputs)`` (all members see the same events) or ``(members, n, inputs)`` to
         ``(members, n, outputs)``."""
         raise NotImplementedError
+
+    def part(self, members: range) -> Self:
+        """Return a copy of consecutive members.
+
+        Raises
+        ------
+        ConfigError
+            When there are none, or not so many.
+        """
+        if members.step != 1 or not 0 <= members.start < members.stop <= self.members:
+            raise ConfigError(f"no {members!r} of {self.members} members")
+        own = copy.deepcopy(self)
+        for parameter in own.parameters():
+            parameter.data = parameter.data[members.start : members.stop].clone()
+        own.members, own.first = len(members), self.first + members.start
+        return own
+
+
+def joined(parts: Sequence[Stack]) -> Stack:
+    """Return one stack of the members of all parts, which are alike otherwise."""
+    whole = copy.deepcopy(parts[0])
+    for parameter, *own in zip(whole.parameters(), *(part.parameters() for part in parts), strict=True):
+        parameter.data = torch.cat([one.data for one in own])
+    whole.members = sum(part.members for part in parts)
+    return whole
 
 
 class StackedLinear(nn.Module):

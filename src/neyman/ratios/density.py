@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Self
@@ -14,6 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 from neyman.errors import InputError, TrainingError
 from neyman.events import EventTable
 from neyman.networks import Aggregate, Description, Model, Part, StackedFlow
+from neyman.ratios import stacks
 from neyman.ratios.ratio import Ratio
 from neyman.training import History
 
@@ -38,6 +40,11 @@ class Density:
     def __post_init__(self) -> None:
         if self.model.description.kind != "log_density":
             raise InputError(f"this model is a {self.model.description.kind}, not a log_density")
+
+    @classmethod
+    def join(cls, parts: Sequence[Density]) -> Density:
+        """Return the ensemble of parts that were trained with the same arguments but for `members`."""
+        return cls(*stacks.join([(part.model, part.history) for part in parts]))
 
     def members(self, events: EventTable | ArrayLike, z: ArrayLike | None = None) -> Array:
         """Return every member's log-density in units of 1 / (product of the features' units), shape
@@ -138,6 +145,7 @@ class Density:
             kind="log_ratio",
             aggregate=own.aggregate,
             notes=own.notes,
+            inputs=own.inputs,
         )
         model = Model([*self.model.stacks, *reference.model.stacks], description)
         return DensityRatio(model, self.history, reference_history=reference.history)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import overload
+from typing import Any, overload
 
 import numpy as np
 
@@ -75,6 +75,9 @@ class DLE:
         freeze: Sequence[str] = ...,
         checkpoint: str | os.PathLike[str] | None = ...,
         notes: dict[str, str] | None = ...,
+        members: range | None = ...,
+        client: Any = ...,
+        group: int = ...,
         progress: Callable[[int], None] | None = ...,
     ) -> Density: ...
     @overload
@@ -89,6 +92,9 @@ class DLE:
         freeze: Sequence[str] = ...,
         checkpoint: str | os.PathLike[str] | None = ...,
         notes: dict[str, str] | None = ...,
+        members: range | None = ...,
+        client: Any = ...,
+        group: int = ...,
         progress: Callable[[int], None] | None = ...,
     ) -> DensityRatio: ...
     def fit(
@@ -102,6 +108,9 @@ class DLE:
         freeze: Sequence[str] = (),
         checkpoint: str | os.PathLike[str] | None = None,
         notes: dict[str, str] | None = None,
+        members: range | None = None,
+        client: Any = None,
+        group: int = 1,
         progress: Callable[[int], None] | None = None,
     ) -> Density | DensityRatio:
         """Train the ensemble.
@@ -128,6 +137,14 @@ class DLE:
             flow at a time: not with a denominator that is to be trained too.
         notes
             Text kept in the model file.
+        members
+            Numbers of the members that are trained, all by default: the result is that part of the ensemble, the same
+            networks as if all were trained, and :meth:`Density.join` makes the whole of the parts.
+        client
+            A ``dask.distributed.Client`` (:func:`neyman.cluster.connect`), over whose workers groups of members are
+            spread. Networks depend on the size of the groups by the rounding of sums alone, and on nothing else.
+        group
+            Members that a worker trains together; one is best on processors, more on a GPU.
         progress
             Called with the number of finished steps.
 
@@ -156,14 +173,23 @@ class DLE:
             )
         if isinstance(denominator, EventTable):
             check_features(numerator, denominator)
+        where = {"members": members, "client": client, "group": group}
         density = self._train(
-            numerator, parameters, seed, notes, progress, start=start, freeze=freeze, checkpoint=checkpoint
+            numerator,
+            parameters,
+            seed,
+            notes,
+            progress,
+            start=start,
+            freeze=freeze,
+            checkpoint=checkpoint,
+            **where,
         )
         if denominator is None:
             return density
         if isinstance(denominator, EventTable):
             denominator = self._train(
-                denominator, (), seed, notes, stacks.later(progress, self.settings.steps)
+                denominator, (), seed, notes, stacks.later(progress, self.settings.steps), **where
             )
         return density.over(denominator)
 
@@ -178,8 +204,17 @@ class DLE:
         start: Density | None = None,
         freeze: Sequence[str] = (),
         checkpoint: str | os.PathLike[str] | None = None,
+        members: range | None = None,
+        client: Any = None,
+        group: int = 1,
     ) -> Density:
-        settings = self.settings
+        settings, chosen = self.settings, members or range(self.ensemble)
+        if client is not None:
+            given = {"start": start, "freeze": freeze, "checkpoint": checkpoint}
+            work = (self, table, parameters, seed, notes, given)
+            return Density.join(
+                stacks.spread(client, _train, work, stacks.groups(chosen, group), settings, progress)
+            )
         if not len(table):
             raise TrainingError("there are no events to learn a density from")
         halves = split(table, settings.validation_fraction, seed=seed)
@@ -192,13 +227,18 @@ class DLE:
         if start is not None:
             warm_start(network, start.model, table.features, parameters, like=part)
         stacks.freeze(network, freeze)
-        kept = stacks.checkpoint(checkpoint, network, [training, validation], self, seed, freeze)
+        if members is not None:
+            network = network.part(members)
+            part = part.model_copy(update={"members": len(members)})
+        samples = [training, validation]
+        kept = stacks.checkpoint(checkpoint, network, self.ensemble, samples, self, seed, freeze)
         if self.bootstrap:
-            training = bootstrapped(halves[0], training, self.ensemble, seed=seed, side="density")
+            training = bootstrapped(halves[0], training, chosen, seed=seed, side="density")
         objective = DensityObjective(
             training,
             validation,
-            members=self.ensemble,
+            members=len(chosen),
+            first=chosen.start,
             batch_size=settings.batch_size,
             seed=seed,
             features=(*table.features, *parameters),
@@ -212,8 +252,15 @@ class DLE:
             parts=(part,),
             kind="log_density",
             notes=notes or {},
+            inputs=table.inputs,
         )
         return Density(Model([network], description), history)
+
+
+def _train(members: range, work: tuple[Any, ...]) -> Density:
+    dle, table, parameters, seed, notes, given = work
+    density: Density = dle._train(table, parameters, seed, notes, None, members=members, **given)
+    return density
 
 
 def _check_continuous(table: EventTable) -> None:

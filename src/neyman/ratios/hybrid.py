@@ -172,9 +172,9 @@ class Hybrid:
             self.network, own.features, own.parameters, [training], members=own.members, seed=seed
         )
         key = (self, seed, tensors_digest(stack.state_dict()))
-        kept = stacks.checkpoint(checkpoint, network, [training, validation], *key)
+        kept = stacks.checkpoint(checkpoint, network, network.members, [training, validation], *key)
         if self.flow.bootstrap:
-            training = bootstrapped(halves[0], training, own.members, seed=seed, side="density")
+            training = bootstrapped(halves[0], training, range(own.members), seed=seed, side="density")
         objective = ResidualObjective(
             self.loss,
             stack.to(device),
@@ -195,5 +195,6 @@ class Hybrid:
             kind="log_density",
             aggregate=own.aggregate,
             notes=own.notes,
+            inputs=own.inputs,
         )
         return Density(Model([stack.cpu(), network], description), history)

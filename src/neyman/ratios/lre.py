@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from neyman.errors import ConfigError, TrainingError
 from neyman.events import EventTable
@@ -82,6 +83,9 @@ class LRE:
         freeze: Sequence[str] = (),
         checkpoint: str | os.PathLike[str] | None = None,
         notes: dict[str, str] | None = None,
+        members: range | None = None,
+        client: Any = None,
+        group: int = 1,
         progress: Callable[[int], None] | None = None,
     ) -> Ratio:
         """Train the ensemble.
@@ -105,6 +109,14 @@ class LRE:
             File that keeps the state of the training; the same call goes on from it after an interruption.
         notes
             Text kept in the model file.
+        members
+            Numbers of the members that are trained, all by default: the result is that part of the ensemble, the same
+            networks as if all were trained, and :meth:`Ratio.join` makes the whole of the parts.
+        client
+            A ``dask.distributed.Client`` (:func:`neyman.cluster.connect`), over whose workers groups of members are
+            spread. Networks depend on the size of the groups by the rounding of sums alone, and on nothing else.
+        group
+            Members that a worker trains together; one is best on processors, more on a GPU.
         progress
             Called with the number of finished steps.
 
@@ -122,8 +134,20 @@ class LRE:
             distributed differently.
         """
         parameters, freeze = names(parameters), names(freeze)
+        settings, chosen = self.settings, members or range(self.ensemble)
+        if client is not None:
+            arguments = {
+                "parameters": parameters,
+                "seed": seed,
+                "start": start,
+                "freeze": freeze,
+                "checkpoint": checkpoint,
+                "notes": notes,
+            }
+            parts = stacks.groups(chosen, group)
+            work = (self, numerator, denominator, arguments)
+            return Ratio.join(stacks.spread(client, _train, work, parts, settings, progress))
         check_features(numerator, denominator)
-        settings = self.settings
         halves = [split(table, settings.validation_fraction, seed=seed) for table in (numerator, denominator)]
         own = tuple(p for p in parameters if p in denominator.extra)
         if own and own != parameters:
@@ -145,17 +169,22 @@ class LRE:
         if start is not None:
             warm_start(network, start.model, numerator.features, parameters, like=part)
         stacks.freeze(network, freeze)
-        kept = stacks.checkpoint(checkpoint, network, [*training, *validation], self, seed, freeze)
+        if members is not None:
+            network = network.part(members)
+            part = part.model_copy(update={"members": len(members)})
+        samples = [*training, *validation]
+        kept = stacks.checkpoint(checkpoint, network, self.ensemble, samples, self, seed, freeze)
         if self.bootstrap:
             training = [
-                bootstrapped(half[0], one, self.ensemble, seed=seed, side=side)
+                bootstrapped(half[0], one, chosen, seed=seed, side=side)
                 for half, one, side in zip(halves, training, _SIDES, strict=True)
             ]
         objective = PairObjective(
             self.loss,
             (training[0], training[1]),
             (validation[0], validation[1]),
-            members=self.ensemble,
+            members=len(chosen),
+            first=chosen.start,
             batch_size=settings.batch_size,
             seed=seed,
             features=(*numerator.features, *parameters),
@@ -169,5 +198,11 @@ class LRE:
             parameter_range=ranges,
             parts=(part,),
             notes=notes or {},
+            inputs=numerator.inputs,
         )
         return Ratio(Model([network], description), history)
+
+
+def _train(members: range, work: tuple[LRE, EventTable, EventTable, dict[str, Any]]) -> Ratio:
+    lre, numerator, denominator, arguments = work
+    return lre.fit(numerator, denominator, members=members, **arguments)

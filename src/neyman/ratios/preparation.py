@@ -66,14 +66,15 @@ def sample(table: EventTable, parameters: tuple[str, ...], side: str) -> Sample:
     return Sample(table.x, table.weight, z)
 
 
-def bootstrapped(table: EventTable, own: Sample, members: int, *, seed: int, side: str) -> Sample:
-    """Return the sample with bootstrap weights.
+def bootstrapped(table: EventTable, own: Sample, members: range, *, seed: int, side: str) -> Sample:
+    """Return the sample with bootstrap weights for these members.
 
     Events of the same column ``entry`` share theirs, on both sides; without it the sides are independent.
     """
     if "entry" in table.extra:
-        return own.bootstrapped(np.asarray(table.extra["entry"]).astype(np.int64), members, key=(seed,))
-    return own.bootstrapped(np.arange(len(table)), members, key=(seed, side))
+        ids = np.asarray(table.extra["entry"]).astype(np.int64)
+        return own.bootstrapped(ids, len(members), key=(seed,), first=members.start)
+    return own.bootstrapped(np.arange(len(table)), len(members), key=(seed, side), first=members.start)
 
 
 def parameter_scaling(numerator: Sample, parameters: tuple[str, ...]) -> tuple[Ranges, Scaling]:

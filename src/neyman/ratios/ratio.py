@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
@@ -14,6 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 from neyman.errors import InputError, NeymanWarning
 from neyman.events import EventTable
 from neyman.networks import Aggregate, Calibration, Model, combine
+from neyman.ratios import stacks
 from neyman.training import History
 
 Array = NDArray[np.float32]
@@ -47,6 +49,11 @@ class Ratio:
                 f"this model is a {self.model.description.kind}, not a log_ratio",
                 fix="a log_density is read by neyman.ratios.Density",
             )
+
+    @classmethod
+    def join(cls, parts: Sequence[Ratio]) -> Ratio:
+        """Return the ensemble of parts that were trained with the same arguments but for `members`."""
+        return cls(*stacks.join([(part.model, part.history) for part in parts]))
 
     def members(self, events: EventTable | ArrayLike, z: ArrayLike | None = None) -> Array:
         """Return every member's log-ratio, not normalised or calibrated, shape ``(n_members, n_events)``."""

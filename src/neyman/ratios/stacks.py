@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
+from itertools import zip_longest
 from pathlib import Path
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 
-from neyman.errors import TrainingError, nearest
+from neyman.cluster import gpu, run_tasks
+from neyman.errors import ConfigError, TrainingError, nearest
 from neyman.files import digest
-from neyman.networks import Architecture, Part, Stack, tensors_digest
+from neyman.networks import Architecture, Model, Part, Stack, joined, tensors_digest
 from neyman.ratios.preparation import Ranges, fingerprint, parameter_scaling
 from neyman.training import Checkpoint, History, Objective, Sample, Settings, train
 
 Progress = Callable[[int], None]
+Trained = TypeVar("Trained")
 
 
 def build(
@@ -69,11 +73,16 @@ def freeze(stack: Stack, prefixes: Sequence[str]) -> None:
 
 
 def checkpoint(
-    path: str | os.PathLike[str] | None, stack: Stack, samples: Sequence[Sample], *key: object
+    path: str | os.PathLike[str] | None, stack: Stack, whole: int, samples: Sequence[Sample], *key: object
 ) -> Checkpoint | None:
-    """Return the checkpoint at `path`, if any, of a training of this stack on these samples with this key."""
+    """Return the checkpoint at `path`, if any, of a training of this stack on these samples with this key.
+
+    Where others train other members, every stack has a file of its own: ``path.k`` for the members from k on.
+    """
     if path is None:
         return None
+    if whole != stack.members:
+        path = f"{os.fspath(path)}.{stack.first}"
     parts = (*(str(part) for part in key), tensors_digest(stack.state_dict()), fingerprint(*samples))
     return Checkpoint(Path(path), digest(*parts))
 
@@ -103,6 +112,63 @@ def fit(
             fix="lower learning_rate, or look for extreme features or weights",
         )
     return history
+
+
+def groups(members: range, size: int) -> list[range]:
+    """Return the members in groups of a size, the last one perhaps smaller.
+
+    Raises
+    ------
+    ConfigError
+        When the size is not positive.
+    """
+    if size < 1:
+        raise ConfigError(f"groups of {size} members", expected="at least 1")
+    return [members[k : k + size] for k in range(0, len(members), size)]
+
+
+def spread(
+    client: Any,
+    train: Callable[[range, Any], Trained],
+    shared: Any,
+    parts: Sequence[range],
+    settings: Settings,
+    progress: Progress | None,
+) -> list[Trained]:
+    """Train groups of members on Dask workers; `train` is called there with a group and with `shared`."""
+    return run_tasks(
+        client,
+        train,
+        parts,
+        shared=shared,
+        resources=None if settings.device == "cpu" else gpu(client),
+        progress=None if progress is None else lambda done, n: progress(done * settings.steps // n),
+        label="training of members",
+    )
+
+
+def join(parts: Sequence[tuple[Model, History]]) -> tuple[Model, History]:
+    """Return the ensemble of the members of several ensembles that differ in nothing else.
+
+    A group of which all members have stopped early keeps its last losses.
+    """
+    models, histories = zip(*parts, strict=True)
+    stack = joined([model.stacks[0] for model in models])
+    own = models[0].description.parts[0].model_copy(update={"members": stack.members})
+    model = Model([stack], models[0].description.model_copy(update={"parts": (own,)}))
+    return model, History(
+        max((history.steps for history in histories), key=len),
+        _columns([history.training for history in histories]),
+        _columns([history.validation for history in histories]),
+        [step for history in histories for step in history.best_step],
+    )
+
+
+def _columns(parts: Sequence[list[list[float]]]) -> list[list[float]]:
+    rows = zip_longest(*parts)
+    return [
+        [loss for part, losses in zip(parts, row, strict=True) for loss in losses or part[-1]] for row in rows
+    ]
 
 
 def part(network: Architecture, members: int, parameters: tuple[str, ...], link: str = "identity") -> Part:

@@ -37,14 +37,17 @@ class Sample:
     def __len__(self) -> int:
         return len(self.x)
 
-    def bootstrapped(self, ids: NDArray[np.int64], members: int, *, key: tuple[str | int, ...]) -> Sample:
-        """Return the sample with Poisson(1) bootstrap weights, another draw for every member.
+    def bootstrapped(
+        self, ids: NDArray[np.int64], members: int, *, key: tuple[str | int, ...], first: int = 0
+    ) -> Sample:
+        """Return the sample with Poisson(1) bootstrap weights, another draw for every member from `first` on.
 
         Events with the same id, such as replicas of one event at several values of z, share their draw, in all
         samples that are given the same key.
         """
         edges = np.cumsum(np.exp(-1.0) / np.cumprod([1.0, *range(1, 12)]))
-        counts = [np.searchsorted(edges, uniform(("bootstrap", *key, m), ids)) for m in range(members)]
+        chosen = range(first, first + members)
+        counts = [np.searchsorted(edges, uniform(("bootstrap", *key, m), ids)) for m in chosen]
         return Sample(self.x, np.stack(counts) * self.weight, self.z)
 
 
@@ -122,11 +125,13 @@ class Order:
         Member m draws from its own stream, the same whatever the number of members.
     seed
         Seed of the streams.
+    first
+        Number of the first member, where the others are trained elsewhere.
     """
 
-    def __init__(self, size: int, batch: int, members: int, *, seed: Sequence[int]) -> None:
+    def __init__(self, size: int, batch: int, members: int, *, seed: Sequence[int], first: int = 0) -> None:
         self._size, self._batch = size, min(batch, size)
-        self._members, self._seed = members, tuple(seed)
+        self._members, self._seed = range(first, first + members), tuple(seed)
         self._passes: dict[int, NDArray[np.int64]] = {}
 
     def rows(self, step: int) -> torch.Tensor:
@@ -144,7 +149,7 @@ class Order:
         if number not in self._passes:
             orders = [
                 np.random.default_rng([*self._seed, member, number]).permutation(self._size)
-                for member in range(self._members)
+                for member in self._members
             ]
             self._passes = {k: rows for k, rows in self._passes.items() if k == number - 1}
             self._passes[number] = np.stack(orders)

@@ -41,6 +41,8 @@ class DensityObjective(Objective):
         Names of the inputs, nuisance parameters included, for messages.
     device
         Where the events are kept.
+    first
+        Number of the first member, where the others are trained elsewhere.
 
     Raises
     ------
@@ -58,9 +60,10 @@ class DensityObjective(Objective):
         seed: int,
         features: tuple[str, ...] = (),
         device: torch.device | None = None,
+        first: int = 0,
     ) -> None:
         self._training, self._held_out = Tensors(training, device), Tensors(validation, device)
-        self._order = Order(len(training), batch_size, members, seed=(seed, 0))
+        self._order = Order(len(training), batch_size, members, seed=(seed, 0), first=first)
         self._features = features
 
     def loss(self, network: Stack, step: int) -> torch.Tensor:

@@ -118,6 +118,8 @@ class ECD(torch.optim.Optimizer):
         drift; `drift` tells by how much.
     seed
         Seed of the bounces; every member has a generator of its own.
+    first
+        Number of the first member, where the others are trained elsewhere.
     weight_decay
         Must be 0: it would need a term of its own in the energy. Accepted so that it cannot be dropped in silence.
 
@@ -141,6 +143,7 @@ class ECD(torch.optim.Optimizer):
         members: int | None = None,
         renormalise: bool = True,
         seed: int = 0,
+        first: int = 0,
         weight_decay: float = 0.0,
     ) -> None:
         settings = {"lr": lr, "eta": eta, "F0": F0, "nu": nu, "q": q}
@@ -155,7 +158,9 @@ class ECD(torch.optim.Optimizer):
                 f"ECD with q = {q:g} cannot move a network of {self.d} parameters",
                 expected="at least 2 parameters, and more than q",
             )
-        self._generators = [torch.Generator().manual_seed(seed * 1_000_003 + m) for m in range(self._rows)]
+        self._generators = [
+            torch.Generator().manual_seed(seed * 1_000_003 + m) for m in range(first, first + self._rows)
+        ]
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Take the parameters; there is one group, because all of them share one velocity."""

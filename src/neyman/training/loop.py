@@ -112,6 +112,7 @@ class _Training:
             members=network.members,
             loss=objective.classifier_loss,
             options=settings.optimizer_options,
+            first=network.first,
         )
         self._closure = needs_closure(self.optimizer)
         self.device = trained[0].device

@@ -33,6 +33,7 @@ def make(
     members: int,
     loss: Loss | None = None,
     options: Mapping[str, Any] | None = None,
+    first: int = 0,
 ) -> torch.optim.Optimizer:
     """Make an optimizer of a stack.
 
@@ -54,6 +55,8 @@ def make(
     options
         ``adam``: betas, eps, weight_decay, amsgrad. ``lion``: betas, weight_decay. ``ecd``: eta, F0, nu, q,
         renormalise, seed.
+    first
+        Number of the first member, where the others are trained elsewhere.
 
     Raises
     ------
@@ -80,7 +83,7 @@ def make(
         given["betas"] = tuple(given["betas"])
     trained: list[Any] = list(parameters)
     if name == "ecd":
-        return _ecd(trained, learning_rate, steps, members, loss, given)
+        return _ecd(trained, learning_rate, steps, members, loss, given | {"first": first})
     kind: Callable[..., torch.optim.Optimizer] = torch.optim.AdamW
     if name == "lion":
         kind = optional("lion_pytorch", "lion").Lion

@@ -49,6 +49,8 @@ class PairObjective(Objective):
         in the same order (with other weights, say).
     share
         Number of this process and of all that share a batch.
+    first
+        Number of the first member, where the others are trained elsewhere.
     """
 
     def __init__(
@@ -64,12 +66,13 @@ class PairObjective(Objective):
         device: torch.device | None = None,
         copies: int = 1,
         share: parallel.Share = parallel.ALONE,
+        first: int = 0,
     ) -> None:
         self._loss, self._copies, self._share = loss, copies, share
         self._numerator, self._denominator = (Tensors(sample, device) for sample in training)
         self._held_out = tuple(Tensors(sample, device) for sample in validation)
         self._orders = [
-            Order(len(sample), batch_size, members // copies, seed=(seed, k))
+            Order(len(sample), batch_size, members // copies, seed=(seed, k), first=first)
             for k, sample in enumerate(training)
         ]
         self._features = features

@@ -9,7 +9,6 @@ of the particle level alone. Ensembling follows Torales Acosta et al., algorithm
 from __future__ import annotations
 
 import os
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
@@ -18,7 +17,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from neyman.errors import ConfigError, InputError, NeymanWarning
+from neyman.cluster import gpu, run_tasks
+from neyman.errors import ConfigError, InputError
 from neyman.events import EventTable
 from neyman.files import digest
 from neyman.networks import MLP, NSF, Aggregate, Architecture, Model
@@ -30,7 +30,7 @@ from neyman.unfolding.kept import Kept
 from neyman.unfolding.result import Unfolding
 
 Rows = NDArray[np.float32]
-Done = tuple[Finished, list[tuple[str, Rows]], list[str]]
+Done = tuple[Finished, list[tuple[str, Rows]]]
 Systematics = Mapping[str, WeightSet | ArrayLike | Sequence[WeightSet | ArrayLike]]
 Start = Model | tuple[Model | None, Model | None] | None
 
@@ -232,14 +232,14 @@ class OmniFold:
         ]
         calls = list(zip(recipes, (replicas for _, replicas in tasks), kept, strict=True))
         if client is not None:
-            shared = client.scatter(inputs, broadcast=True)
-            futures = [
-                client.submit(_task, recipe, shared, replicas, seed, place, away=True, pure=False)
-                for recipe, replicas, place in calls
-            ]
-            done = client.gather(futures)
-            for text in dict.fromkeys(text for _, _, notes in done for text in notes):
-                warnings.warn(text, NeymanWarning, stacklevel=2)
+            done = run_tasks(
+                client,
+                _away,
+                calls,
+                shared=(inputs, seed),
+                resources=self._resources(client),
+                label="group of replicas",
+            )
         else:
             done = []
             for k, (recipe, replicas, place) in enumerate(calls):
@@ -296,12 +296,17 @@ class OmniFold:
                     self.fit(data, reconstructed, truth, seed=own, checkpoint=folder, progress=tell, **events)
                 )
             return tuple(results)
-        tables = [client.scatter(table, broadcast=True) for table in (data, reconstructed, truth)]
-        futures = [
-            client.submit(self.fit, *tables, seed=own, checkpoint=folder, pure=False, **events)
-            for own, folder in zip(seeds, folders, strict=True)
-        ]
-        return tuple(client.gather(futures))
+        work = (self, (data, reconstructed, truth), events)
+        return tuple(
+            run_tasks(
+                client,
+                _pass,
+                list(zip(seeds, folders, strict=True)),
+                shared=work,
+                resources=self._resources(client),
+                label="pass",
+            )
+        )
 
     def optimizer_steps(
         self, *, bootstrap: Bootstrap | None = None, systematics: int = 0, at_once: int = 32
@@ -319,6 +324,9 @@ class OmniFold:
         return groups * self.iterations * 2 * self.settings.steps
 
     # Parts --------------------------------------------------------------------------------------------------
+
+    def _resources(self, client: Any) -> dict[str, float] | None:
+        return None if self.settings.device == "cpu" else gpu(client)
 
     def _recipe(self, start: Start) -> Recipe:
         own = {name.name: getattr(self, name.name) for name in fields(self) if name.name != "network"}
@@ -354,7 +362,7 @@ class OmniFold:
         nominal = done[0][0]
         share, threshold = nominal.beyond
         rows: dict[str, list[Rows]] = {}
-        for _, unfolded, _ in done:
+        for _, unfolded in done:
             for source, own in unfolded:
                 rows.setdefault(source, []).append(own)
         stacked = {name: np.stack(own) for name, own in rows.items()}
@@ -384,28 +392,29 @@ def _task(
     seed: int,
     kept: Kept | None,
     progress: Callable[[int], None] | None = None,
-    *,
-    away: bool = False,
 ) -> Done:
-    """Run one task here or on a worker: what it leaves of the nominal weights, or one row a replica; and warnings.
-
-    Warnings are collected `away`, where nobody would see them.
-    """
-    if away:
-        with warnings.catch_warnings(record=True) as caught:
-            warnings.simplefilter("always")
-            finished = iterate(recipe, inputs, replicas, seed=seed, kept=kept)
-        notes = [str(one.message) for one in caught if issubclass(one.category, NeymanWarning)]
-    else:
-        finished, notes = iterate(recipe, inputs, replicas, seed=seed, kept=kept, progress=progress), []
+    """Run one task here or on a worker: what it leaves of the nominal weights, or one row a replica."""
+    finished = iterate(recipe, inputs, replicas, seed=seed, kept=kept, progress=progress)
     if replicas == (NOMINAL,):
-        return finished, [], notes
+        return finished, []
     rows = []
     for replica, members in zip(replicas, finished.push, strict=True):
         weight = inputs.weights(replica)[1] * inputs.generated
         own = weight * aggregated(members, recipe.aggregate, weight)
         rows.append((replica.source, own.astype(np.float32)))
-    return replace(finished, push=finished.push[:0], pull=finished.pull[:0]), rows, notes
+    return replace(finished, push=finished.push[:0], pull=finished.pull[:0]), rows
+
+
+def _away(call: tuple[Recipe, tuple[Replica, ...], Kept | None], of: tuple[Inputs, int]) -> Done:
+    (recipe, replicas, place), (inputs, seed) = call, of
+    return _task(recipe, inputs, replicas, seed, place)
+
+
+def _pass(
+    call: tuple[int, Path | None], of: tuple[OmniFold, tuple[EventTable, ...], dict[str, Any]]
+) -> Unfolding:
+    (seed, folder), (omnifold, (data, reconstructed, truth), events) = call, of
+    return omnifold.fit(data, reconstructed, truth, seed=seed, checkpoint=folder, **events)
 
 
 def _kept(folder: Path, key: str, members: int, replicas: tuple[Replica, ...]) -> Kept:
