@@ -174,6 +174,7 @@ class Likelihood:
         prefer: Literal["unbinned", "binned"] = "unbinned",
         measurement: str | None = None,
         memory_budget: int | str | None = None,
+        client: Any = None,
     ) -> Self:
         """Read a workspace folder (binned, unbinned and Gaussian channels) or one of its documents.
 
@@ -188,6 +189,10 @@ class Likelihood:
         memory_budget
             Bytes, or a text such as ``"1 GB"``: events that need more are streamed from their files at every
             evaluation. By default all events are read into memory.
+        client
+            A ``distributed.Client``, such as `neyman.cluster.connect` gives: its workers read the events of large
+            files and keep them, and each evaluation is one message to all of them, or two where the reference is
+            large too (`neyman.likelihood.distributed`).
 
         Raises
         ------
@@ -198,7 +203,7 @@ class Likelihood:
         """
         from neyman.likelihood.load import load_terms
 
-        terms, global_observables, poi = load_terms(path, prefer, measurement, memory_budget)
+        terms, global_observables, poi = load_terms(path, prefer, measurement, memory_budget, client)
         return cls(terms, global_observables=global_observables, poi=poi)
 
     # Evaluating -------------------------------------------------------------------------------------------

@@ -328,6 +328,26 @@ class Sums(NamedTuple):
             None if self.outer is None or other.outer is None else self.outer + other.outer,
         )
 
+    def packed(self) -> torch.Tensor:
+        """Return all numbers of a row side by side, `lowest` first, shape ``(n_rows, n_numbers)``."""
+        outer = () if self.outer is None else (self.outer,)
+        tensors = [self.lowest, self.log, self.share, *self.first, *self.second, *outer]
+        return torch.cat([tensor.reshape(len(self.log), tensor[0].numel()) for tensor in tensors], 1)
+
+    def unpacked(self, numbers: torch.Tensor) -> Sums:
+        """Return sums of the same shapes with other numbers, as `packed` gives them."""
+        start = 0
+
+        def following(like: torch.Tensor) -> torch.Tensor:
+            nonlocal start
+            start += like[0].numel()
+            return numbers[:, start - like[0].numel() : start].reshape(like.shape)
+
+        lowest, log, share = following(self.lowest), following(self.log), following(self.share)
+        first = tuple(following(one) for one in self.first)
+        second = tuple(following(one) for one in self.second)
+        return Sums(log, share, lowest, first, second, None if self.outer is None else following(self.outer))
+
     def to(self, device: torch.device | str) -> Sums:
         """Return the sums on a device."""
         return Sums(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import partial
 
 import torch
 
@@ -33,6 +34,18 @@ def undefined_data(
     yields, mean
         Yields and mean ratios of the samples there, shape ``(n_samples,)``.
     """
+    find = partial(_undefined_event, samples=samples, point=point, yields=yields, mean=mean)
+    return data.first(find) or LikelihoodError("the sum over the events is not finite", where=data.where)
+
+
+def _undefined_event(
+    data: BoundEvents,
+    *,
+    samples: Sequence[UnbinnedSample],
+    point: Point,
+    yields: torch.Tensor,
+    mean: torch.Tensor,
+) -> LikelihoodError | None:
     coefficients = (yields / mean).to(data.device)
     for piece in data.spans():
         if (error := _bad_factor(data, point, piece)) is not None:
@@ -55,7 +68,7 @@ def undefined_data(
             where=f"{data.where}; yield x ratio of the samples: {shares}",
             fix="raise the lower bound of the signal strength, or look at this event's log-ratios",
         )
-    return LikelihoodError("the sum over the events is not finite", where=data.where)
+    return None
 
 
 def undefined_reference(
@@ -63,6 +76,16 @@ def undefined_reference(
 ) -> LikelihoodError:
     """Return the error of mean ratios that are not positive; parameters as for `undefined_data`, `values` names the
     shape parameters' values."""
+    if (error := reference.first(partial(_undefined_ratio, point=point))) is not None:
+        return error
+    bad = [s.name for s, m in zip(samples, mean.tolist(), strict=True) if not m > 0.0]
+    return LikelihoodError(
+        f"the mean ratio of {', '.join(bad)} over the reference sample is not a positive number",
+        where=f"{reference.where}; {values}",
+    )
+
+
+def _undefined_ratio(reference: BoundEvents, *, point: Point) -> LikelihoodError | None:
     for piece in reference.spans():
         if (error := _bad_factor(reference, point, piece)) is not None:
             return error
@@ -70,11 +93,7 @@ def undefined_reference(
         for row in torch.nonzero(~torch.isfinite(ratio).all(0))[:1, 0].tolist():
             if (error := _bad_column(reference, piece, piece.rows.start + row)) is not None:
                 return error
-    bad = [s.name for s, m in zip(samples, mean.tolist(), strict=True) if not m > 0.0]
-    return LikelihoodError(
-        f"the mean ratio of {', '.join(bad)} over the reference sample is not a positive number",
-        where=f"{reference.where}; {values}",
-    )
+    return None
 
 
 def _bad_factor(events: BoundEvents, point: Point, piece: Piece) -> LikelihoodError | None:

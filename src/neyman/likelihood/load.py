@@ -7,9 +7,11 @@ import os
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Literal
+from typing import Any, Literal
 
 from neyman.errors import LikelihoodError, WorkspaceError, nearest
+from neyman.likelihood.distributed import WORTH, DistributedEvents
+from neyman.likelihood.distributed_client import prepare
 from neyman.likelihood.events import Events, EventSource, StreamedEvents
 from neyman.likelihood.gaussian import gaussian_terms
 from neyman.likelihood.histfactory import binned_term
@@ -34,6 +36,7 @@ def load_terms(
     prefer: Literal["unbinned", "binned"],
     measurement: str | None = None,
     memory_budget: int | str | None = None,
+    client: Any = None,
 ) -> tuple[list[Term], Mapping[str, float], str | None]:
     """Return the terms of a workspace, the global observables of its binned part and the parameter of interest.
 
@@ -41,8 +44,15 @@ def load_terms(
 
     Channels that exist in both forms over the same events enter once, in the preferred form. Each document gives
     the measurement of this name, its first by default. Where the events of all unbinned channels need more than
-    `memory_budget` (bytes, or a text as for `memory_bytes`), the largest files are streamed until the rest fits.
+    `memory_budget` (bytes, or a text as for `memory_bytes`), the largest files are streamed until the rest fits. With
+    a `client`, those worth it are held by its workers.
     """
+    if client is not None:
+        if memory_budget is not None:
+            raise LikelihoodError(
+                "a memory budget and a Dask client are given", expected="one of them: workers hold all events"
+            )
+        prepare(client)
     budget = None if memory_budget is None else memory_bytes(memory_budget)
     workspace = read(path)
     terms: list[Term] = []
@@ -64,7 +74,7 @@ def load_terms(
     elif prefer == "binned":
         _check_replaced(unbinned, (), workspace)
     chosen = [channel for channel in unbinned if prefer == "unbinned" or not channel.replaces]
-    events = _events(workspace, chosen, budget)
+    events = _events(workspace, chosen, budget, client)
     settings = {p.name: p for p in config.parameters} if config else {}
     terms.extend(unbinned_term(workspace, channel, settings, events) for channel in chosen)
     named = [config.poi] if config is not None else []
@@ -121,19 +131,30 @@ def _check_replaced(
 
 
 def _events(
-    workspace: Workspace, channels: Sequence[documents.Channel], budget: int | None
+    workspace: Workspace, channels: Sequence[documents.Channel], budget: int | None, client: Any
 ) -> dict[str, EventSource]:
-    """Open the data and the reference of channels, by channel and kind, within a memory budget."""
+    """Open the data and the reference of channels, by channel and kind: within a memory budget, or on workers."""
     wanted = {
         f"{channel.name}/{kind}": (channel, which)
         for channel in channels
         for kind, which in (("data", channel.data), ("reference", channel.reference))
     }
+    if client is not None:
+        files = {
+            key: DistributedEvents(
+                client, workspace.path(which.file, folder=True), which.weight, channel.columns
+            )
+            for key, (channel, which) in wanted.items()
+        }
+        large = {key for key, file in files.items() if len(file) >= WORTH}
+        return {
+            key: files[key] if key in large else Events(*workspace.events(*wanted[key])) for key in wanted
+        }
     streamed: set[str] = set()
     if budget is not None:
         sizes = {}
         for key, (channel, which) in wanted.items():
-            file = ColumnFile(workspace.path(which.file), [which.weight, *channel.columns])
+            file = ColumnFile(workspace.path(which.file, folder=True), [which.weight, *channel.columns])
             # In memory, three functions are kept of each column of an up/down ratio.
             ratios = {
                 name
@@ -150,7 +171,7 @@ def _events(
                 break
             streamed.add(key)
     return {
-        key: StreamedEvents(workspace.path(which.file), which.weight, channel.columns)
+        key: StreamedEvents(workspace.path(which.file, folder=True), which.weight, channel.columns)
         if key in streamed
         else Events(*workspace.events(channel, which))
         for key, (channel, which) in wanted.items()

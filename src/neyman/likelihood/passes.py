@@ -10,7 +10,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from functools import cached_property
+from functools import cached_property, partial
 from types import TracebackType
 from typing import NamedTuple, Self, TypeVar
 
@@ -26,6 +26,7 @@ from neyman.likelihood.density import (
     Ratios,
     Sums,
     data_sums,
+    mixture,
     reference_sums,
     zero_sums,
 )
@@ -138,9 +139,9 @@ class BoundEvents:
                 )
         if isinstance(source, Events):
             (block,) = source.blocks(model.columns)
-            _check_finite(block.weight, "the weight", where)
+            _check_finite(block.weight, "the weight", where, block.start)
             for name, column in block.columns.items():
-                _check_finite(column, f"log-ratio {name!r}", where)
+                _check_finite(column, f"log-ratio {name!r}", where, block.start)
             self._bound = self._bind(block)
 
     def __len__(self) -> int:
@@ -153,7 +154,7 @@ class BoundEvents:
         same.source, same.where = self.source.with_weight(weight), where or self.where
         if self._bound is not None:
             (block,) = same.source.blocks([])
-            _check_finite(block.weight, "the weight", same.where)
+            _check_finite(block.weight, "the weight", same.where, block.start)
             same._bound = self._bound._replace(
                 block=self._bound.block._replace(weight=block.weight.to(self.device))
             )
@@ -188,10 +189,8 @@ class BoundEvents:
                 rows = slice(first, min(first + self._span, len(weight)))
                 yield Piece(ratios, weight, columns, start, rows)
 
-    def _chunks(
-        self, piece: Piece, point: Point, scratch: Scratch
-    ) -> Iterator[tuple[int, Ratios, torch.Tensor]]:
-        """Yield the first event, the ratios and the weights of the chunks of a piece."""
+    def _chunks(self, piece: Piece, point: Point, scratch: Scratch) -> Iterator[tuple[Ratios, torch.Tensor]]:
+        """Yield the ratios and the weights of the chunks of a piece."""
         n_rows = len(point.alpha)
         cells = _CELLS if self.device.type == "cpu" else _DEVICE_CELLS
         size = cells // max(1, n_rows * max(self.model.n_slopes, len(self.model.layouts)))
@@ -202,7 +201,7 @@ class BoundEvents:
             start = piece.rows.start + first
             rows = slice(start, start + gathered.shape[1])
             ratios = piece.ratios.at(point, rows, scratch, gathered)
-            yield piece.start + start, ratios, piece.weight[rows]
+            yield ratios, piece.weight[rows]
 
     def _each_span(self, work: Callable[[Piece, Scratch], A], workers: Workers) -> Iterator[A]:
         own = threading.local()
@@ -216,12 +215,12 @@ class BoundEvents:
 
     def each(
         self, point: Point, work: Callable[[Ratios, torch.Tensor], torch.Tensor], workers: Workers
-    ) -> Iterator[tuple[int, torch.Tensor]]:
-        """Yield, chunk by chunk, the number of the first event and what `work` makes of ratios and weights."""
+    ) -> Iterator[torch.Tensor]:
+        """Yield, chunk by chunk and in order, what `work` makes of ratios and weights."""
 
-        def span(piece: Piece, scratch: Scratch) -> list[tuple[int, torch.Tensor]]:
+        def span(piece: Piece, scratch: Scratch) -> list[torch.Tensor]:
             chunks = self._chunks(piece, point, scratch)
-            return [(start, work(ratios, weight).cpu()) for start, ratios, weight in chunks]
+            return [work(ratios, weight).cpu() for ratios, weight in chunks]
 
         for results in self._each_span(span, workers):
             yield from results
@@ -234,7 +233,7 @@ class BoundEvents:
 
         def span(piece: Piece, scratch: Scratch) -> Sums:
             total = zero
-            for _, ratios, weight in self._chunks(piece, point, scratch):
+            for ratios, weight in self._chunks(piece, point, scratch):
                 if own is None:
                     total = total.plus(reference_sums(ratios, weight, point.order))
                 else:
@@ -245,6 +244,29 @@ class BoundEvents:
         for part in self._each_span(span, workers):
             total = total.plus(part)
         return total.to("cpu")
+
+    def densities(self, point: Point, coefficients: torch.Tensor, workers: Workers) -> Array:
+        """Return the density of each event with `coefficients` of the samples, shape ``(1, n_samples)``."""
+        density, start = np.empty(len(self)), 0
+        for part in self.each(point, partial(_density, coefficients=coefficients.to(self.device)), workers):
+            density[start : start + len(part)] = part.numpy()
+            start += len(part)
+        return density
+
+    def expected(self, point: Point, coefficients: torch.Tensor, workers: Workers) -> EventSource:
+        """Return the events of the reference with the weights of the model; they sum to the yield."""
+        density = self.densities(point, coefficients, workers)
+        density *= self.source.weight
+        density /= self.total_weight
+        return self.source.with_weight(density)
+
+    def first(self, find: Callable[[BoundEvents], LikelihoodError | None]) -> LikelihoodError | None:
+        """Return the first of the errors that `find` finds in the events; it must pickle."""
+        return find(self)
+
+
+def _density(ratios: Ratios, _: torch.Tensor, *, coefficients: torch.Tensor) -> torch.Tensor:
+    return mixture(ratios, coefficients)[0]
 
 
 def _check_finite(values: torch.Tensor, what: str, where: str, start: int = 0) -> None:

@@ -1,13 +1,15 @@
 """The unbinned term: per-event density ratios of several samples to one reference density.
 
 The work is split: `density` computes ratios and their sums over a chunk of events, `passes` runs it over all chunks
-and threads, `events` holds the events or streams them, and this module puts the sums together.
+and threads, `events` holds the events or streams them, `distributed` leaves them to the workers of a cluster, and this
+module puts the sums together.
 """
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Literal, Self, TypeAlias
 
 import numpy as np
@@ -16,8 +18,9 @@ from numpy.typing import NDArray
 
 from neyman.errors import LikelihoodError
 from neyman.likelihood.assembly import Norms, Yields, assemble, coefficient_jacobian, full_jacobian
-from neyman.likelihood.density import RatioModel, Sums, UnbinnedSample, join_rows, log_slopes, mixture
+from neyman.likelihood.density import RatioModel, Ratios, Sums, UnbinnedSample, join_rows, log_slopes
 from neyman.likelihood.diagnosis import undefined_data, undefined_reference
+from neyman.likelihood.distributed import bind
 from neyman.likelihood.events import Events, EventSource, StreamedEvents
 from neyman.likelihood.parameters import Parameter
 from neyman.likelihood.passes import BoundEvents, Workers
@@ -119,7 +122,7 @@ class UnbinnedTerm:
     # Events -----------------------------------------------------------------------------------------------
 
     def _bind_reference(self, reference: EventSource) -> None:
-        self._reference = BoundEvents(self._model, reference, self.device, f"channel {self.name}, reference")
+        self._reference = bind(self._model, reference, self.device, f"channel {self.name}, reference")
         self._check_reference()
 
     def _check_reference(self) -> None:
@@ -138,7 +141,7 @@ class UnbinnedTerm:
         own = self._reference
         if isinstance(events, Events) and events.columns is own.source.columns:
             return own.with_weight(events.weight, f"channel {self.name}, data")
-        return BoundEvents(self._model, events, self.device, f"channel {self.name}, data")
+        return bind(self._model, events, self.device, f"channel {self.name}, data")
 
     def _bind_data(self, data: Observed | Batch) -> None:
         self._data = (
@@ -339,9 +342,9 @@ class UnbinnedTerm:
         data = self._one_data_set() if events is None else self._bind(events)
         with self._workers() as workers:
             yields, norms, coefficients = self._coefficients(theta, 0, workers)
-            density = self._densities(data, theta, coefficients, workers)
+            point = self._model.point(theta.detach().cpu()[None, self._positions], 0, self.device)
+            density = data.densities(point, coefficients, workers)
             if not (density > 0.0).all():
-                point = self._model.point(theta[None, self._positions], 0, self.device)
                 raise undefined_data(data, self.samples, point, yields.value[0], norms.mean[0])
         return np.log(density)
 
@@ -353,15 +356,13 @@ class UnbinnedTerm:
             yields, norms, coefficients = self._coefficients(theta, 1, workers)
             jacobian = full_jacobian(self._positions, coefficient_jacobian(self._positions, yields, norms))[0]
             point = self._model.point(theta[None, self._positions], 1, self.device)
-            own, by_theta = coefficients.to(self.device), jacobian.to(self.device)
-            parts = [
-                part
-                for _, part in data.each(
-                    point,
-                    lambda ratios, _: log_slopes(self._model, ratios, own)[:, 0].T @ by_theta,
-                    workers,
-                )
-            ]
+            work = partial(
+                _scores,
+                model=self._model,
+                coefficients=coefficients.to(self.device),
+                jacobian=jacobian.to(self.device),
+            )
+            parts = list(data.each(point, work, workers))
         return torch.cat(parts) if parts else torch.zeros(0, len(self.parameters), dtype=torch.float64)
 
     def _one_data_set(self) -> BoundEvents:
@@ -381,26 +382,14 @@ class UnbinnedTerm:
             raise self._undefined(rows, yields.value, norms, 0)
         return yields, norms, yields.value / norms.mean
 
-    def _densities(
-        self, events: BoundEvents, theta: torch.Tensor, coefficients: torch.Tensor, workers: Workers
-    ) -> Array:
-        density, own = np.empty(len(events)), coefficients.to(self.device)
-        point = self._model.point(theta.detach().cpu()[None, self._positions], 0, self.device)
-        for start, part in events.each(point, lambda ratios, _: mixture(ratios, own)[0], workers):
-            density[start : start + len(part)] = part.numpy()
-        return density
-
     # Pseudo-data ------------------------------------------------------------------------------------------
 
     def expected_data(self, theta: torch.Tensor) -> EventSource:
         """Return the reference events with the weights of the model at `theta`; they sum to the yield."""
         with self._workers() as workers:
             _, _, coefficients = self._coefficients(theta, 0, workers)
-            events = self._bind(self.reference)
-            density = self._densities(events, theta, coefficients, workers)
-        density *= self.reference.weight
-        density /= self._reference.total_weight
-        return self.reference.with_weight(density)
+            point = self._model.point(theta.detach().cpu()[None, self._positions], 0, self.device)
+            return self._reference.expected(point, coefficients, workers)
 
     def sampler(self, theta: torch.Tensor) -> Callable[[np.random.Generator], Events]:
         """Return a function that draws events at `theta` by Poisson resampling of the weighted reference sample.
@@ -432,3 +421,14 @@ class UnbinnedTerm:
             return self.reference.take(rows, counts.astype(np.float64))
 
         return draw
+
+
+def _scores(
+    ratios: Ratios,
+    _: torch.Tensor,
+    *,
+    model: RatioModel,
+    coefficients: torch.Tensor,
+    jacobian: torch.Tensor,
+) -> torch.Tensor:
+    return log_slopes(model, ratios, coefficients)[:, 0].T @ jacobian
