@@ -134,6 +134,8 @@ BLOCKS = (
     "neyman.sannt",
     "neyman.unfolding",
     "trust",
+    "scorer.branches()",
+    'connect("local:2")',
 )
 
 
