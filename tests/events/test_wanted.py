@@ -41,6 +41,15 @@ def test_features_of_a_root_file_are_those_made_by_hand(nano, tmp_path):
     assert table.inputs == SPEC.to_dict()
 
 
+def test_events_without_what_the_cut_asks_for_do_not_pass(nano, tmp_path):
+    path = nano(tmp_path / "nano.root", n=300)
+    spec = FeatureSpec({"tau": "Tau.pt[0]", "met": "MET.pt"})
+    expected = EventTable.from_root(path, features=spec, cut="count(Tau) > 0 and fill(Tau.pt[0], 0) > 20")
+    found = EventTable.from_root(path, features=spec, cut="Tau.pt[0] > 20")
+    np.testing.assert_array_equal(found.x, expected.x)
+    assert 0 < len(found) < 300
+
+
 def test_chunks_change_nothing(nano, tmp_path, monkeypatch):
     path = nano(tmp_path / "nano.root", n=300)
     whole = EventTable.from_root(path, features=SPEC, cut=CUT)

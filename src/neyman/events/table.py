@@ -113,7 +113,8 @@ class EventTable:
             A column or an expression of columns; every event counts 1 without it.
         cut
             An expression; see :func:`neyman.events.expression.evaluate`. Beside a specification it is an expression of
-            its language, with its definitions, and only events that pass need to have all features.
+            its language, with its definitions; where it is missing, as ``Tau.pt[0] > 20`` is without a tau, an event
+            does not pass. Only events that pass need to have all features.
         extra
             Names of further columns that hold one number per event.
         tree

@@ -63,10 +63,10 @@ class Wanted:
 
     @cached_property
     def _selection(self) -> FeatureSpec | None:
-        """The cut, in the language and with the definitions of the specification."""
+        """The cut, in the language and with the definitions of the specification; missing, it is not passed."""
         if self.spec is None or self.cut is None:
             return None
-        return FeatureSpec({_CUT: self.cut}, definitions=self.spec.to_dict()["definitions"])
+        return FeatureSpec({_CUT: self.cut}, {_CUT: 0.0}, self.spec.to_dict()["definitions"])
 
     def read(self, source: Source) -> Iterator[Part]:
         """Yield what is wanted, chunk by chunk.
@@ -108,7 +108,8 @@ class Wanted:
         x = np.empty((len(events), len(self.features)), dtype=np.float32)
         if self.spec is not None:
             given = {name: columns[name] for name in lists}
-            for index, values in enumerate(_placed(self.spec, given, where, start, kept).values()):
+            place = f"{where}, entries from {start}, {len(kept)} events after the cut"
+            for index, values in enumerate(_placed(self.spec, given, place).values()):
                 x[:, index] = values
         else:
             with np.errstate(over="ignore"):
@@ -129,7 +130,7 @@ class Wanted:
             return np.ones(n, dtype=bool)
         if self._selection is not None:
             given = {name: chunk[name] for name in lists}
-            passes = _placed(self._selection, given, where, start, np.arange(n))[_CUT]
+            passes = _placed(self._selection, given, f"{where}, entries from {start}")[_CUT]
             if not np.isin(passes, (0.0, 1.0)).all():
                 raise _no_condition("numbers", self.cut)
             return np.asarray(passes, dtype=bool)
@@ -139,16 +140,11 @@ class Wanted:
         return np.broadcast_to(mask, n)
 
 
-def _placed(
-    spec: FeatureSpec, columns: Mapping[str, Any], where: str, start: int, kept: NDArray[np.intp]
-) -> dict[str, NDArray[np.float32]]:
+def _placed(spec: FeatureSpec, columns: Mapping[str, Any], place: str) -> dict[str, NDArray[np.float32]]:
     """Compute a specification; an error says in which file."""
     try:
         return spec(columns)
     except InputError as error:
-        place = f"{where}, entries from {start}" + (
-            f", {len(kept)} events after the cut" if len(kept) else ""
-        )
         raise InputError(
             error.what,
             where=f"{error.where} ({place})" if error.where else place,

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import gzip
+import importlib
 import json
 import os
+import re
 import subprocess
 import sys
 import threading
 from collections import defaultdict
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 
 import cloudpickle
 import hist
@@ -26,12 +28,17 @@ from coffea.processor import (
     set_accumulator,
 )
 from coffea.processor.executor import WorkItem
+from correctionlib import schemav2 as schema
 
 from neyman.errors import ConfigError, NeymanWarning
 from neyman.events import process_files
+from neyman.events.features import FeatureSpec
+from neyman.events.processing import identity as module
 from neyman.events.processing.accumulators import decode, encode
 from neyman.events.processing.checkpoint import Checkpointer
+from neyman.events.processing.corrections import CorrectionWeight
 from neyman.events.processing.exact import ExactSum
+from neyman.events.processing.histogram import HistProcessor
 from neyman.events.processing.identity import identity
 from neyman.events.processing.schema import NanoSchema
 
@@ -249,6 +256,94 @@ def test_the_identity_is_the_same_in_every_process_and_changes_with_code_and_con
     values = [1, 1.0, "1", True, None, [1], (1,), {1}, {"a": 1}, {"a": 2}, np.ones(1), np.ones(2), len, cut,
               partial(cut, 1), partial(cut, 2), lambda x: x, lambda x: -x, Count, Count("b")]  # fmt: skip
     assert len({identity(value) for value in values}) == len(values)
+
+
+def uses_helpers(events):
+    return [helpers.SCALE * helpers.cuts.passes(event) for event in events]  # noqa: F821
+
+
+@pytest.mark.parametrize("kind", ["global", "closure"])
+def test_code_of_modules_that_are_named_whole_counts(kind, tmp_path, monkeypatch):
+    package = tmp_path / "helpers_of_mine"
+    package.mkdir()
+    (package / "__init__.py").write_text("from helpers_of_mine import cuts\nSCALE = 2\n")
+    (package / "cuts.py").write_text("MIN = 30\ndef passes(pt): return pt > MIN\ndef other(pt): return pt\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    helpers = importlib.import_module("helpers_of_mine")
+
+    def process(events):
+        return [helpers.SCALE * helpers.cuts.passes(event) for event in events]
+
+    if kind == "global":
+        monkeypatch.setattr(sys.modules[__name__], "helpers", helpers, raising=False)
+        process = uses_helpers
+    seen = [identity(process)]
+    assert identity(process) == seen[0]
+    monkeypatch.setattr(helpers.cuts, "other", lambda pt: -pt)  # is not used
+    assert identity(process) == seen[0]
+    for place, name, value in (
+        (helpers, "SCALE", 3),
+        (helpers.cuts, "MIN", 40),
+        (helpers.cuts, "passes", lambda pt: pt < 30),
+    ):
+        monkeypatch.setattr(place, name, value)
+        seen.append(identity(process))
+    assert len(set(seen)) == 4
+
+
+def test_code_in_wrappers_and_long_patterns_count():
+    def cached(value):
+        @cache
+        def load():
+            return value
+
+        return load
+
+    assert identity(cached(1)) == identity(cached(1)) != identity(cached(2))
+    assert identity(re.compile("a" * 300 + "b")) != identity(re.compile("a" * 300 + "c"))
+
+
+def test_the_code_of_neyman_counts(monkeypatch):
+    spec = FeatureSpec({"met": "MET.pt"})
+    processor = HistProcessor(features=spec, axes=(hist.axis.Regular(4, 0, 100, name="met"),))
+
+    def of_the_user(events):
+        return spec(events)
+
+    before = [identity(given) for given in (processor, spec, of_the_user)]
+    monkeypatch.setattr(module, "_source_of_neyman", lambda: b"of tomorrow")
+    module._version.cache_clear()
+    after = [identity(given) for given in (processor, spec, of_the_user)]
+    assert not set(before) & set(after)
+    monkeypatch.undo()
+    module._version.cache_clear()
+    assert identity(processor) == before[0]
+
+
+def test_every_setting_of_a_correction_counts(tmp_path):
+    content = [schema.CategoryItem(key=key, value=value) for key, value in (("a", 1.0), ("b", 2.0))]
+    made = [
+        schema.Correction(
+            name=name, version=1, output=schema.Variable(name="w", type="real"),
+            inputs=[schema.Variable(name="x", type="real"), schema.Variable(name="syst", type="string")],
+            data=schema.Category(nodetype="category", input="syst", content=content),
+        )
+        for name in ("sf", "other")
+    ]  # fmt: skip
+    path = tmp_path / "sf.json"
+    path.write_text(schema.CorrectionSet(schema_version=2, corrections=made).model_dump_json())
+    base = {"name": "sf", "file": path, "correction": "sf", "inputs": {"x": "met"}}
+    base |= {"systematic": "syst", "up": "a", "down": "b"}
+    changes = {
+        "name": "x",
+        "correction": "other",
+        "inputs": {"x": "ht"},
+        "nominal": None,
+        "up": "b",
+        "down": "a",
+    }
+    seen = [identity(CorrectionWeight(**(base | {name: value}))) for name, value in changes.items()]
+    assert len({identity(CorrectionWeight(**base)), *seen}) == 1 + len(changes)
 
 
 def test_content_that_cannot_be_known_is_an_error():

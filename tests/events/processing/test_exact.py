@@ -117,6 +117,10 @@ def test_errors():
     for bad in (ExactSum(other), ExactSum(1.0)):
         with pytest.raises(InputError, match=r"different axes[\s\S]*channel, variation, x and (y|a number)"):
             ExactSum(chunk(1, "a")) + bad
+    large = ExactSum(1.7e308)
+    assert (large + large + ExactSum(-1.7e308)).total() == 1.7e308
+    with pytest.raises(InputError, match=r"a sum is larger than a float can be[\s\S]*at most 1.8e\+308"):
+        (large + large).total()
     mean = hist.Hist(hist.axis.Regular(3, 0, 1), storage=hist.storage.Mean())
     with pytest.raises(InputError, match=r"Mean storage cannot be summed[\s\S]*Weight or Double"):
         ExactSum(mean)

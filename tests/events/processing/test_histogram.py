@@ -73,6 +73,8 @@ def test_histograms_are_what_numpy_gives(files, make, scorer):
     a = result["a"]
     assert set(a) == {"process", "n_events", "sumw", "cutflow", "hists"}
     assert a["n_events"] == 700
+    gen = uproot.open(files["a"])["Events"]["genWeight"].array(library="np").astype(np.float64)
+    assert a["sumw"] == pytest.approx(gen.sum(), rel=1e-12)
     assert list(a["hists"]) == ["nn", "met-n_jets"]
     h = a["hists"]["nn"]
     assert h.axes.name == ("channel", "variation", "nn")
@@ -96,6 +98,24 @@ def test_histograms_are_what_numpy_gives(files, make, scorer):
             assert a["cutflow"]["selection"]["n"] == len(columns["met"])
             assert a["cutflow"]["selection"]["sumw"] == pytest.approx(weights["nominal"].sum())
             assert a["cutflow"]["SR"]["n"] == channels["SR"].sum()
+
+
+def test_negative_weights_and_data_without_weights(nano, make, tmp_path):
+    signs = np.where(np.arange(300) % 3, 1.0, -1.0).astype(np.float32)
+    paths = {
+        "mc": nano(tmp_path / "mc.root", 300, 1, genWeight=signs),
+        "data": nano(tmp_path / "data.root", 300, 1, genWeight=None),
+    }
+    result = process_files(paths, make(scorer=None, weights=None, axes=(MET,), channels={"all": None}))
+    met = uproot.open(paths["data"])["Events"]["MET_pt"].array(library="np")
+    jets = uproot.open(paths["data"])["Events"]["Jet_pt"].array()
+    for dataset, weight in (("mc", signs), ("data", np.ones(300))):
+        assert result[dataset]["sumw"] == weight.sum()
+        for name, scale in (("nominal", 1.0), ("jesUp", 1.1), ("jesDown", 0.9)):
+            mask = ak.to_numpy(ak.any(jets * np.float32(scale) > 30, axis=1))
+            one = hist.Hist(MET, storage=hist.storage.Weight()).fill(met[mask], weight=weight[mask])
+            filled = result[dataset]["hists"]["met"][{"channel": "all", "variation": name}]
+            np.testing.assert_array_equal(filled.view(flow=True), one.view(flow=True))
 
 
 def test_small_chunks_and_empty_ones_change_nothing(files, make):
@@ -164,6 +184,9 @@ def test_processes_and_variations_that_only_some_datasets_have(files, make):
     out = process_files(files, make(layout="agc", axes=(NN,)), metadata=metadata)["hist"]
     assert list(out.axes["variation"]) == ["ME_var", "btag_down", "btag_up", "jes_down", "jes_up", "nominal"]
     assert list(out.axes["process"]) == ["ttbar"]
+    given = {name: options for name, options in metadata.items() if name == "b"}
+    varied = process_files({"b": files["b"]}, make(axes=(NN,)), metadata=given)["b"]["hists"]["nn"]
+    assert list(varied.axes["variation"]) == ["ME_var"]
     alone = process_files({"b": files["b"]}, make(axes=(NN,)))["b"]["hists"]["nn"]
     np.testing.assert_array_equal(
         out[{"variation": "ME_var", "process": 0}].view(flow=True).T,

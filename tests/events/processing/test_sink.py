@@ -114,7 +114,13 @@ def test_rows_are_checked(tmp_path):
     ):
         with pytest.raises(InputError, match=message):
             sink.finish(bad)
+    with pytest.raises(InputError, match=r"two files with events have the same name here[\s\S]*of files"):
+        sink.finish([rows[0], rows[0] | {"file": rows[0]["file"][:8] + "x"}])
+    sink.write(Events(0, 100), {"x": np.ones(100)})  # of another processor
+    with pytest.raises(InputError, match=r"is not the same any more[\s\S]*no other run[\s\S]*checkpoints"):
+        sink.finish(rows)
     (tmp_path / rows[1]["path"]).unlink()
+    sink.write(Events(0, 100), columns(Events(0, 100)))
     with pytest.raises(InputError, match=r"a table that a worker has written is not there[\s\S]*share"):
         sink.finish(rows)
 

@@ -11,6 +11,7 @@ from scipy import stats
 
 from neyman.errors import ConfigError, InputError
 from neyman.events import EventTable, RegionSpec, Variation, process_files
+from neyman.events.processing.checkpoint import Checkpointer
 from neyman.events.processing.chunk import ENTRY_BITS
 
 HEAD = """\
@@ -279,3 +280,18 @@ def test_runs_in_a_users_own_runner(nano, processor, tmp_path):
     empty = runner({"data": files[1:]}, processor(), treename="Events")["data"]
     assert (empty["n_events"], empty["sumw"]) == (0, 0.0)
     assert empty["histograms"]["control"].sum(flow=True).value == 0
+
+
+def test_checkpoints_need_the_tables_that_they_speak_of(nano, processor, tmp_path):
+    options = {"checkpointer": Checkpointer(tmp_path / "keep"), "chunk_size": 400}
+    files = {"data": nano(tmp_path / "a.root", 1000)}
+    first = process_files(files, processor(), **options)
+    again = process_files(files, processor(), **options)
+    assert again["data"]["files"] == first["data"]["files"]
+    process_files(files, processor(seed=4), **options)  # writes others under the same names
+    with pytest.raises(InputError, match=r"is not the same any more[\s\S]*remove the checkpoints"):
+        process_files(files, processor(), **options)
+    for path in (tmp_path / "out").rglob("*.parquet"):
+        path.unlink()
+    with pytest.raises(InputError, match=r"a table that a worker has written is not there"):
+        process_files(files, processor(), **options)

@@ -101,7 +101,7 @@ def test_a_correction_is_read_once_though_the_processor_is_unpickled_for_every_c
     read = []
     weight = correction(tmp_path / "sf.json")
     monkeypatch.setattr(corrections, "_SETS", {})
-    monkeypatch.setattr(corrections, "sha256", lambda path: read.append(path) or weight.digest)
+    monkeypatch.setattr(corrections.files, "sha256", lambda path: read.append(path) or weight.sha256)
     axis = hist.axis.Regular(4, 0, 100, name="met")
     UNPICKLED.clear()
     made = Counted(HistProcessor(features=spec, axes=(axis,), corrections=(weight,)))

@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from neyman import files
 from neyman.errors import ConfigError, InputError, nearest, optional
 from neyman.events import expression
 from neyman.events.columns import check_finite
-from neyman.files import sha256
 
 NOMINAL = "nominal"
 # Read once a process: a processor is unpickled for every chunk.
@@ -42,7 +42,7 @@ class CorrectionWeight:
         The string input that chooses the variation, if there is one.
     nominal, up, down
         Its values. Without `nominal` the nominal weight is 1; without `up` and `down` there is no variation.
-    digest
+    sha256
         Expected SHA-256 of the file; that of the file as it is when not given.
 
     Raises
@@ -66,14 +66,14 @@ class CorrectionWeight:
     nominal: str | None = NOMINAL
     up: str | None = None
     down: str | None = None
-    digest: str = ""
+    sha256: str = ""
 
     def __post_init__(self) -> None:
         path = Path(self.file).absolute()
         if not path.is_file():
             raise ConfigError("there is no such correctionlib file", where=str(path))
         object.__setattr__(self, "file", str(path))
-        object.__setattr__(self, "digest", self.digest or sha256(path))
+        object.__setattr__(self, "sha256", self.sha256 or files.sha256(path))
         names = [variable.name for variable in self._evaluator().inputs]
         given = [*self.inputs, *([self.systematic] if self.systematic else [])]
         for name in given:
@@ -140,22 +140,22 @@ class CorrectionWeight:
 
     def _evaluator(self) -> Any:
         with _LOCK:
-            if self.digest not in _SETS:
+            if self.sha256 not in _SETS:
                 correctionlib = optional("correctionlib", "coffea")
                 path = Path(self.file)
-                if not path.is_file() or sha256(path) != self.digest:
+                if not path.is_file() or files.sha256(path) != self.sha256:
                     raise InputError(
                         f"the file of correction weight {self.name!r} is not the one that it was made with",
                         where=self._where,
                         fix="let all workers see the same file, and make the processor anew after a change",
                     )
                 try:
-                    _SETS[self.digest] = correctionlib.CorrectionSet.from_file(self._where)
+                    _SETS[self.sha256] = correctionlib.CorrectionSet.from_file(self._where)
                 except (RuntimeError, ValueError, OSError, IndexError) as error:
                     raise ConfigError(
                         f"not a correctionlib file: {str(error).splitlines()[0]}", where=self._where
                     ) from error
-            found = _SETS[self.digest]
+            found = _SETS[self.sha256]
         for group in (found, found.compound):
             if self.correction in list(group):
                 return group[self.correction]

@@ -52,7 +52,7 @@ class ExactSum:
         self.template: hist.Hist[Any] | None = None
         if isinstance(value, hist.Hist):
             self.template = _with_axes(value, [_emptied(axis) for axis in value.axes])
-            self.parts = {key: _limbs(block) for key, block in _blocks(value).items()}
+            self.parts = _blocks(value)
         else:
             self.parts = {(): _limbs(np.asarray(value, dtype=np.float64))}
 
@@ -83,7 +83,13 @@ class ExactSum:
         return self
 
     def total(self) -> Any:
-        """Return the sum, correctly rounded: a float, an array, or a histogram with sorted categories."""
+        """Return the sum, correctly rounded: a float, an array, or a histogram with sorted categories.
+
+        Raises
+        ------
+        InputError
+            The sum is larger than the largest float.
+        """
         if self.template is not None:
             return self._histogram(self.template)
         shape = next((limb.shape for limb in self.parts[()].values()), ())
@@ -165,7 +171,7 @@ def _names(template: hist.Hist[Any] | None) -> str:
     return "a number" if template is None else ", ".join(str(axis.name) for axis in template.axes)
 
 
-def _blocks(h: hist.Hist[Any]) -> dict[Key, NDArray[np.float64]]:
+def _blocks(h: hist.Hist[Any]) -> dict[Key, Limbs]:
     """Contents by the categories of the growing axes; a last dimension holds value and variance."""
     view: Any = h.view(flow=True)
     if view.dtype.names == ("value", "variance"):
@@ -178,12 +184,14 @@ def _blocks(h: hist.Hist[Any]) -> dict[Key, NDArray[np.float64]]:
             expected="Weight or Double storage",
         )
     growing = [i for i, axis in enumerate(h.axes) if _grows(axis)]
+    # Split before it is cut into blocks: numpy is called a few times, not for each category.
+    limbs = {e: np.moveaxis(limb, growing, range(len(growing))) for e, limb in _limbs(numbers).items()}
+    lowest = min(limbs)
     blocks = {}
-    for places in product(*(enumerate(h.axes[i]) for i in growing)):
-        where: list[Any] = [slice(None)] * len(h.axes)
-        for i, (index, _) in zip(growing, places, strict=True):
-            where[i] = index
-        blocks[tuple(name for _, name in places)] = numbers[tuple(where)]
+    for place in product(*(enumerate(h.axes[i]) for i in growing)):
+        block = {e: limb[tuple(index for index, _ in place)] for e, limb in limbs.items()}
+        kept = {e: limb for e, limb in block.items() if limb.any()}
+        blocks[tuple(name for _, name in place)] = kept or {lowest: block[lowest]}
     return blocks
 
 
@@ -211,6 +219,11 @@ def _rounded(limbs: Limbs, shape: tuple[int, ...]) -> NDArray[np.float64]:
     for exponent, limb in limbs.items():
         exact = exact + limb.astype(object) * (1 << _BITS * (exponent - lowest))
     scale = _BITS * lowest
-    # Division of Python integers rounds correctly, also where numerator and denominator are no floats.
-    exact = exact / (1 << -scale) if scale < 0 else exact * (1 << scale)
-    return np.asarray(exact, dtype=np.float64)
+    try:
+        # Division of Python integers rounds correctly, also where numerator and denominator are no floats.
+        exact = exact / (1 << -scale) if scale < 0 else exact * (1 << scale)
+        return np.asarray(exact, dtype=np.float64)
+    except OverflowError as error:
+        raise InputError(
+            "a sum is larger than a float can be", expected=f"at most {np.finfo(np.float64).max:.2g}"
+        ) from error

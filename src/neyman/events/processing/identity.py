@@ -8,10 +8,10 @@ import re
 import sys
 import sysconfig
 import types
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from hashlib import sha256
-from importlib import metadata
-from pathlib import PurePath
+from importlib import metadata, resources
+from pathlib import Path, PurePath
 from typing import Any
 
 import hist
@@ -26,9 +26,10 @@ def identity(value: Any) -> str:
     """Return a hexadecimal digest of a processor, equal in all processes.
 
     It covers the values that the processor holds, by their content; the bytecode of its classes and functions, with
-    the functions, classes and constants of the user's own modules that they use; and the versions of installed
-    packages whose code it holds. An attribute ``digest``, as scorers and feature specifications have, stands for the
-    whole object. Comments and line numbers do not count. What a function imports when it runs is not seen.
+    the functions, classes and constants of the user's own modules that they use; the code of neyman; and the versions
+    of other installed packages whose code it holds. An attribute ``digest``, as scorers and feature specifications
+    have, stands for the whole object. Comments and line numbers of the user's code do not count. What a function
+    imports when it runs is not seen.
 
     Raises
     ------
@@ -72,10 +73,15 @@ class _Walk:
         digest = None if isinstance(value, type) else getattr(value, "digest", None)
         if isinstance(digest, str) and digest:
             yield digest.encode()
+            if _is_installed(kind.__module__):
+                yield _version(kind.__module__)
             return
+        wrapped: Any = getattr(value, "__wrapped__", None)
         match value:
-            case None | bool() | int() | float() | complex() | str() | PurePath() | re.Pattern():
+            case None | bool() | int() | float() | complex() | str() | PurePath():
                 yield repr(value).encode()
+            case re.Pattern():  # whose repr is cut off
+                yield from self.parts((value.pattern, value.flags), place, inside)
             case bytes() | bytearray():
                 yield bytes(value)
             case enum.Enum():
@@ -108,6 +114,8 @@ class _Walk:
                 yield getattr(value, "__qualname__", value.__name__).encode()
             case type():
                 yield from self._class(value, place, inside)
+            case _ if callable(wrapped):  # functools.cache, numba.njit
+                yield from self.parts(wrapped, place, inside)
             case _:
                 yield from self._object(value, place, inside)
 
@@ -163,26 +171,33 @@ class _Walk:
             return
         cells = [cell.cell_contents for cell in function.__closure__ or () if cell != types.CellType()]
         yield from self.parts((function.__defaults__, function.__kwdefaults__, cells), place, inside)
-        yield from self._code(function.__code__, function.__globals__, place, inside)
+        modules = [vars(cell) for cell in cells if _is_own_module(cell)]
+        yield from self._code(function.__code__, [function.__globals__, *modules], place, inside)
 
     def _code(
-        self, code: types.CodeType, names: Mapping[str, Any], place: str, inside: tuple[int, ...]
+        self, code: types.CodeType, scopes: Sequence[Mapping[str, Any]], place: str, inside: tuple[int, ...]
     ) -> Iterator[bytes]:
         yield code.co_code
         for constant in code.co_consts:
             if isinstance(constant, types.CodeType):
-                yield from self._code(constant, names, place, inside)
+                yield from self._code(constant, scopes, place, inside)
             else:
                 yield from self.parts(constant, place, inside)
-        for name in code.co_names:
-            yield name.encode()
-            used = names.get(name)
-            if isinstance(used, type | types.FunctionType) and not _is_installed(used.__module__):
-                key = (str(names.get("__name__")), name)
-                if key not in self.done:
-                    self.waiting[key] = used
-            elif name in names:
-                yield from self.parts(used, f"{place}, {name}", inside)
+        found = list(scopes)
+        # Grows by the user's modules: of "helpers.cut(x)", both "helpers" and "cut" are in co_names.
+        for scope in found:
+            for name in code.co_names:
+                yield name.encode()
+                used = scope.get(name)
+                if isinstance(used, type | types.FunctionType) and not _is_installed(used.__module__):
+                    key = (str(scope.get("__name__")), name)
+                    if key not in self.done:
+                        self.waiting[key] = used
+                elif _is_own_module(used):
+                    if not any(vars(used) is known for known in found):
+                        found.append(vars(used))
+                elif name in scope:
+                    yield from self.parts(used, f"{place}, {name}", inside)
 
 
 def _framed(part: bytes) -> bytes:
@@ -199,10 +214,23 @@ def _is_installed(module: str | None) -> bool:
     return path is not None and path.startswith(_INSTALLED)
 
 
+def _is_own_module(value: Any) -> bool:
+    return isinstance(value, types.ModuleType) and not _is_installed(value.__name__)
+
+
 @functools.cache
 def _version(module: str) -> bytes:
     name = module.partition(".")[0]
+    if name == "neyman":
+        return _source_of_neyman()
     try:
         return f"{name} {metadata.version(name)}".encode()
     except metadata.PackageNotFoundError:
         return name.encode()
+
+
+def _source_of_neyman() -> bytes:
+    """Digest of all code of the package, which changes between versions where it is developed."""
+    root = resources.files("neyman")
+    files = sorted(path for path in Path(str(root)).rglob("*.py"))
+    return sha256(b"".join(_framed(path.read_bytes()) for path in files)).digest()

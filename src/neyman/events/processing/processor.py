@@ -125,12 +125,22 @@ class TableProcessor:
         return {chunk.dataset: result}
 
     def postprocess(self, accumulator: dict[str, Any]) -> dict[str, Any]:
-        """Round the sums and put the files in order; called by coffea."""
+        """Round the sums, check the tables and put them in order; called by coffea.
+
+        Raises
+        ------
+        InputError
+            A table is not there, or another run has written it since.
+        """
         return {dataset: self._ordered(totals(summed)) for dataset, summed in accumulator.items()}
 
     def _ordered(self, summed: dict[str, Any]) -> dict[str, Any]:
+        self.sink.check(row for by in summed["files"].values() for rows in by.values() for row in rows)
         files = {
-            region: {variation: [path for _, path in sorted(found)] for variation, found in by.items()}
+            region: {
+                variation: [row["path"] for row in sorted(rows, key=lambda row: (row["file"], row["start"]))]
+                for variation, rows in by.items()
+            }
             for region, by in summed["files"].items()
         }
         return summed | {"files": files}
@@ -229,7 +239,7 @@ class TableProcessor:
         if spec.writes(variation):
             written = (*(spec.columns or ()), *variation.sampled, "weight", "entry")
             row = self.sink.write(chunk, {column: columns[column] for column in written}, f"{region}/{name}")
-            result["files"][region][name].append(((row["file"], row["start"]), row["path"]))
+            result["files"][region][name].append(row)
 
     def _histogram(self, spec: RegionSpec) -> hist.Hist[Any]:
         column, edges = spec.histogram or ("", (0.0, 1.0))

@@ -139,7 +139,8 @@ class ParquetSink:
         Raises
         ------
         InputError
-            Two chunks overlap, so that events would count twice; or a file is not there.
+            Two chunks overlap, so that events would count twice, or have the same name; or a file is not there, or
+            another run has written it since.
         """
         ordered = sorted(rows, key=lambda row: (row["dataset"], row["table"], row["file"], row["start"]))
         for one, next_one in pairwise(ordered):
@@ -151,14 +152,7 @@ class ParquetSink:
                     expected="every entry of a file in one chunk",
                     fix="give each file once, and rows of one run only",
                 )
-        for row in ordered:
-            if row["path"] is not None and not (Path(self.folder) / row["path"]).is_file():
-                raise InputError(
-                    "a table that a worker has written is not there",
-                    where=str(Path(self.folder) / row["path"]),
-                    expected="a folder that workers and main process share",
-                    fix="choose such a folder; if the file was removed since, remove the checkpoints and run again",
-                )
+        self.check(ordered)
         datasets: dict[str, list[Row]] = {}
         for row in ordered:
             datasets.setdefault(row["dataset"], []).append(row)
@@ -168,6 +162,33 @@ class ParquetSink:
             document = {"version": 1, "dataset": dataset, "n_rows": n_rows, "files": of_dataset}
             write_json(Path(self.folder) / dataset / MANIFEST, document)
         return datasets
+
+    def check(self, rows: Iterable[Row]) -> None:
+        """Raise an :class:`InputError` unless the files of the rows are there, each as its row says.
+
+        Rows may be older than the run, where they come from a checkpoint.
+        """
+        seen: dict[str, Row] = {}
+        for row in rows:
+            if row["path"] is None:
+                continue
+            path = Path(self.folder) / row["path"]
+            if row["path"] in seen:
+                raise InputError(
+                    "two files with events have the same name here, and one has replaced the other",
+                    where=f"{path}, of files {seen[row['path']]['file']} and {row['file']}",
+                    fix="put the two files into different datasets",
+                )
+            seen[row["path"]] = row
+            there = path.is_file()
+            if not there or sha256(path) != row["sha256"]:
+                raise InputError(
+                    f"a table that a worker has written {'is not the same any more' if there else 'is not there'}",
+                    where=str(path),
+                    expected="a folder that workers and main process share, and no other run writes to",
+                    fix="choose such a folder; if the file was removed or replaced since, remove the checkpoints and "
+                    "run again",
+                )
 
     def remove_stale(self, dataset: str, keep: Sequence[str]) -> None:
         """Remove the files that sinks have written for a dataset, but for those to keep."""
