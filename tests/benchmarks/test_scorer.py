@@ -4,8 +4,10 @@ Both contenders read the same branches, compute the same features and fill the s
 features to scores differs. The peer is used as its documentation says: a TorchScript file, `prepare_awkward` handing
 over one matrix, no input checks, one call for every variation.
 
-NEYMAN_BENCHMARK_EVENTS sets the number of events; ``-k iterative`` runs one executor alone. The columns ``_cpu`` are of
-the processor time of the thread that scores: of use where other work shares the cores, and OMP_NUM_THREADS is 1.
+The contenders take turns and the best of three runs of each counts: other work on the machine changes the time of all
+else in a chunk by more than a score costs. NEYMAN_BENCHMARK_EVENTS sets the number of events; ``-k iterative`` runs one
+executor alone. The columns ``_cpu`` are of the processor time of the thread that scores: of use where other work shares
+the cores, and OMP_NUM_THREADS is 1.
 """
 
 from __future__ import annotations
@@ -38,6 +40,7 @@ pytestmark = pytest.mark.benchmark
 EVENTS = int(os.environ.get("NEYMAN_BENCHMARK_EVENTS", "200000"))
 CHUNKS = (5_000, 100_000)
 WORKERS = 2
+TURNS = 3
 HIDDEN = (128, 128, 128)
 OBJECTS = {
     "jet0_pt": "Jet.pt[0]",
@@ -215,25 +218,24 @@ def test_against_torch_wrapper(executor, sample, contenders, record, show):
         cache = {}
         for chunk in CHUNKS:
             for variations in (1, 11):
-                results = {}
-                for name in names:
-
-                    def run(scorer=contenders[name], chunk=chunk, variations=variations):
+                results, best = {}, {}
+                # The first turn warms up: imports, and sessions where workers stay.
+                for turn in range(TURNS + 1):
+                    for name in names:
                         runner = Runner(make(), schema=NanoSchema, chunksize=chunk, metadata_cache=cache)
-                        return runner(sample, Analysis(scorer, variations))
-
-                    if chunk == CHUNKS[0] and variations == 1:
-                        run()  # warm: imports, and sessions where workers stay
-                    start = time.perf_counter()
-                    out = run()
-                    seconds = time.perf_counter() - start
+                        start = time.perf_counter()
+                        out = runner(sample, Analysis(contenders[name], variations))
+                        out["seconds"] = time.perf_counter() - start
+                        results[name] = out["h"]
+                        if turn and (name not in best or out["seconds"] < best[name]["seconds"]):
+                            best[name] = out
+                for name, out in best.items():
                     n = out["events"]
-                    results[name] = out["h"]
                     row = {
                         "chunk": chunk,
                         "variations": variations,
                         "contender": name,
-                        "events_per_second": round(n / seconds),
+                        "events_per_second": round(n / out["seconds"]),
                         "scoring_us": round(1e6 * out["scoring"] / n / variations, 3),
                         "scoring_cpu_us": round(1e6 * out["busy"] / n / variations, 3),
                         "features_us": round(1e6 * out["features"] / n / variations, 3),

@@ -18,7 +18,7 @@ from numpy.typing import ArrayLike, NDArray
 from pydantic import ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load as load_tensors
-from safetensors.torch import save_file
+from safetensors.torch import save
 
 from neyman.errors import InputError, NeymanError, WorkspaceError, nearest
 from neyman.files import atomic
@@ -228,7 +228,8 @@ class Model:
         file, tensors = Path(path), self._tensors()
         with atomic(file) as part:
             # One entry: the order of several is not the same in every file.
-            save_file(tensors, part, metadata={"neyman": self._document(tensors)})
+            # Not `save_file`, whose files the owner alone may read: workers can be of another user.
+            part.write_bytes(save(tensors, metadata={"neyman": self._document(tensors)}))
         return file
 
     @classmethod

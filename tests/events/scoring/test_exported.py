@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
+import zipfile
+from typing import get_args
 
 import numpy as np
 import onnx
@@ -13,10 +16,10 @@ from hypothesis import strategies as st
 
 from neyman import Scorer
 from neyman.errors import ConfigError, InputError, WorkspaceError
-from neyman.events.scoring import choice, export, export_onnx, export_pt2
-from neyman.networks import MLP, NSF, PET, Calibration, Description, Model, Part, combine
+from neyman.events.scoring import choice, export, export_onnx, export_pt2, onnx_file, session
+from neyman.events.scoring.signature import AGGREGATES
+from neyman.networks import MLP, NSF, PET, Aggregate, Calibration, Description, Model, Part, combine
 
-AGGREGATES = ("mean", "median", "truncated_mean", "mean_ratio", "truncated_mean_ratio")
 SUFFIX = {"torch": ".safetensors", "onnx": ".onnx", "pt2": ".pt2"}
 
 
@@ -59,6 +62,58 @@ def test_calibration_in_the_graph(n, seed):
     x = np.concatenate([generator.uniform(-2.0, n + 2.0, 50), knots])
     found = export._interpolated(*(torch.from_numpy(t) for t in (x, knots, values)))
     np.testing.assert_allclose(found.numpy(), np.interp(x, knots, values), rtol=1e-12, atol=1e-12)
+
+
+def test_functions_in_the_graph():
+    z = torch.cat([torch.linspace(-20.0, 40.0, 1201), torch.tensor([-0.0, 1e-30, 1e4, torch.inf])])
+    np.testing.assert_allclose(export._log_normal_cdf(z), torch.special.log_ndtr(z), rtol=2e-7, atol=2e-7)
+    x = torch.cat([torch.linspace(-5.0, 5.0, 101), torch.tensor([0.0, 1e-30, -1e30, 1e30])])
+    for y in (1.0, -2.0):
+        np.testing.assert_allclose(
+            export._angle(torch.full_like(x, y), x), torch.atan2(torch.full_like(x, y), x), rtol=1e-6
+        )
+
+
+@pytest.mark.parametrize("link", ["gaussian", "arctan"])
+def test_links_as_onnx(tmp_path, link):
+    """Their tails, where a log-ratio is large, and the middle, where it is 0."""
+    network = MLP((2,))
+    stack = network.build(1, members=1, seed=1)
+    with torch.no_grad():
+        stack.layers[-1].weight *= 100.0
+        stack.layers[-1].bias.zero_()
+    model = Model([stack], Description(features=("a",), parts=(Part(network=network, members=1, link=link),)))
+    path = model.save(tmp_path / "m.safetensors")
+    export_onnx(model, tmp_path / "m.onnx")
+    x = np.linspace(-4.0, 4.0, 801, dtype=np.float32)[:, None]
+    expected = model(x)
+    assert np.abs(expected).max() > (500.0 if link == "gaussian" else 5.0)
+    scores = Scorer.load(path, backend="onnx", device="cpu")(x)
+    np.testing.assert_allclose(scores, expected, rtol=1e-5, atol=2e-5)
+
+
+@pytest.mark.parametrize("aggregate", ["median", "truncated_mean_ratio"])
+def test_extreme_members(tmp_path, make, aggregate):
+    """Ratios that overflow are combined as by torch, and a member that is not finite is not left out."""
+    model = make(members=4, aggregate=aggregate)
+    with torch.no_grad():
+        model.stacks[0].layers[-1].weight *= 1e4
+    path = model.save(tmp_path / "m.safetensors")
+    export_onnx(model, path.with_suffix(".onnx"))
+    export_pt2(model, path.with_suffix(".pt2"))
+    generator = np.random.default_rng(1)
+    x = generator.normal(0.0, 3.0, (100, 2)).astype(np.float32)
+    expected = model(x)
+    assert np.abs(expected).max() > 2000.0
+    members = make(members=4, aggregate=aggregate)
+    with torch.no_grad():
+        members.stacks[0].layers[-1].bias[2] = torch.inf
+    members.save(tmp_path / "inf.safetensors")
+    for backend in ("torch", "onnx", "pt2"):
+        scorer = Scorer.load(path, backend=backend, trusted=True, device="cpu")
+        np.testing.assert_allclose(scorer(x), expected, rtol=1e-5, atol=1e-2)
+    infinite = export._Graph(members, None)
+    assert torch.isnan(infinite(torch.from_numpy(x))).all()
 
 
 def other_model(network):
@@ -130,11 +185,31 @@ def test_auto_takes_onnx_where_it_can(exported, tmp_path, monkeypatch):
 
 def test_another_aggregate_than_the_exported_one(exported):
     assert Scorer.load(exported, device="cpu", aggregate="median").backends == {"m": "onnx"}
-    assert Scorer.load(exported, device="cpu", aggregate="mean").backends == {"m": "torch"}
     with pytest.raises(
         ConfigError, match=r"(?s)the median of the members is part of the exported model 'm', not"
     ):
         Scorer.load(exported / "m.onnx", aggregate="mean")
+
+
+def test_auto_evaluates_another_aggregate_by_torch(tmp_path, save):
+    model = save()
+    export_onnx(model, tmp_path / "m.onnx")
+    assert Scorer.load(tmp_path, device="cpu", aggregate="mean").backends == {"m": "onnx"}
+    assert Scorer.load(tmp_path, device="cpu", aggregate="median").backends == {"m": "torch"}
+
+
+def test_an_aggregate_that_a_model_cannot_have_is_refused_at_once(exported, tmp_path, save):
+    """Not on the workers."""
+    with pytest.raises(
+        ConfigError, match=r"(?s)'m' was calibrated for the median of its members, not for mean"
+    ):
+        Scorer.load(exported, aggregate="mean", backend="torch")
+    save(members=2)
+    with pytest.raises(ConfigError, match="a truncated mean needs at least 3 members, the model 'm' has 2"):
+        Scorer.load(tmp_path, aggregate="truncated_mean_ratio")
+    with pytest.raises(ConfigError, match=r"(?s)unknown aggregate 'mode'.*one of mean, median"):
+        Scorer.load(tmp_path, aggregate="mode")
+    assert get_args(Aggregate) == AGGREGATES
 
 
 def test_an_export_of_another_model(exported, make, tmp_path):
@@ -179,7 +254,7 @@ def test_only_the_trusted_bytes_are_opened(exported, tmp_path, events, forget, m
 
 def test_broken_files(tmp_path, exported):
     for suffix, message in (
-        (".onnx", "ONNX runtime cannot open"),
+        (".onnx", "the model 'm' is no ONNX file: a field"),
         (".pt2", "not a readable torch.export program"),
     ):
         (tmp_path / f"m{suffix}").write_bytes(b"broken")
@@ -192,13 +267,88 @@ def test_broken_files(tmp_path, exported):
         Scorer.load(tmp_path / "m.onnx")
 
 
-def test_external_data_are_refused(exported, tmp_path):
+def test_external_data_are_refused(exported, tmp_path, monkeypatch):
+    """Also where ONNX runtime finds them: in the working directory."""
     document = onnx.load(exported / "m.onnx")
     onnx.save(document, tmp_path / "m.onnx", save_as_external_data=True, size_threshold=0, location="m.data")
+    monkeypatch.chdir(tmp_path)
     with pytest.raises(
-        WorkspaceError, match=r"(?s)cannot open the model 'm'.*in one file \(external_data=False\)"
+        WorkspaceError, match=r"(?s)model 'm' has data in other files.*in one file \(external_data=False\)"
     ):
         Scorer.load(tmp_path / "m.onnx")
+
+
+def elsewhere(location="m.data"):
+    tensor = onnx.TensorProto(
+        name="w", data_type=onnx.TensorProto.FLOAT, dims=[2], data_location=onnx.TensorProto.EXTERNAL
+    )
+    tensor.external_data.add(key="location", value=location)
+    return tensor
+
+
+def place_in(document, where):
+    """Hide a tensor in one of the places that a model has for them."""
+    branch = onnx.GraphProto(name="branch", initializer=[elsewhere()])
+    sparse = onnx.SparseTensorProto(values=elsewhere(), dims=[2])
+    attributes = {
+        "constant": {"t": elsewhere()},
+        "constants": {"tensors": [elsewhere()]},
+        "branch": {"g": branch},
+        "branches": {"graphs": [branch]},
+        "sparse constant": {"sparse_tensor": sparse},
+    }
+    if where == "initializer":
+        document.graph.initializer.append(elsewhere())
+    elif where == "sparse":
+        document.graph.sparse_initializer.append(sparse)
+    elif where == "function":
+        document.functions.add().node.add().attribute.add(name="v", t=elsewhere())
+    elif where == "training":
+        document.training_info.add().algorithm.initializer.append(elsewhere())
+    else:
+        document.graph.node.add().attribute.add(name="v", **attributes[where])
+
+
+@pytest.mark.parametrize(
+    "where",
+    [
+        *("initializer", "sparse", "constant", "constants", "branch", "branches", "sparse constant"),
+        *("function", "training"),
+    ],
+)
+def test_external_data_are_found_anywhere(where):
+    document = onnx.ModelProto(ir_version=10)
+    document.graph.initializer.append(onnx.numpy_helper.from_array(np.zeros(3), "x"))
+    assert onnx_file.is_complete(document.SerializeToString())
+    place_in(document, where)
+    assert not onnx_file.is_complete(document.SerializeToString())
+
+
+def test_the_fields_are_those_of_onnx():
+    for name, fields in onnx_file.FIELDS.items():
+        kind = getattr(onnx, name).DESCRIPTOR
+        own = {f.number: f.message_type.name for f in kind.fields if f.message_type is not None}
+        assert fields == {number: other for number, other in own.items() if other in onnx_file.FIELDS}
+    assert onnx.TensorProto.DESCRIPTOR.fields_by_name["data_location"].number == onnx_file.LOCATION
+
+
+@settings(max_examples=200)
+@given(data=st.binary(max_size=40))
+def test_any_bytes(data):
+    with contextlib.suppress(ValueError):
+        onnx_file.is_complete(data)
+
+
+def test_a_damaged_program(exported, tmp_path):
+    """What a decompressor says of a damaged archive is an error of ours."""
+    path = tmp_path / "m.pt2"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("m/extra/neyman.json", "{" + " " * 1000 + "}")
+    data = bytearray(path.read_bytes())
+    data[49:55] = b"\xff" * 6  # the compressed text follows a header of 30 bytes and its name
+    path.write_bytes(bytes(data))
+    with pytest.raises(WorkspaceError, match=r"not a readable torch\.export program"):
+        Scorer.load(path, trusted=True)
 
 
 def foreign(path, outputs, inputs=1):
@@ -233,6 +383,14 @@ def test_onnx_of_other_origin(tmp_path, events, x):
     foreign(tmp_path / "two.onnx", None, inputs=2)
     with pytest.raises(WorkspaceError, match=r"(?s)takes and gives x0 .*x1 .*expected: one float32 matrix"):
         Scorer.load(tmp_path / "two.onnx")
+
+
+def test_an_output_on_its_side_is_not_taken_for_rows():
+    for good in (np.zeros((64, 2)), np.zeros((64, 1, 2)), np.zeros((64, 2, 1))):
+        assert session.shaped(good, 64, 2, "m").shape == (64, 2)
+    for bad in (np.zeros((2, 64)), np.zeros(128), np.zeros((64, 3)), np.zeros(())):
+        with pytest.raises(WorkspaceError, match=r"(?s)gave an array of shape .* for 64 events.*\(64, 2\)"):
+            session.shaped(bad, 64, 2, "m")
 
 
 def test_conditioned_and_calibrated_flow_of_parts(tmp_path):

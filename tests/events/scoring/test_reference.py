@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import pickle
+import subprocess
+import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
@@ -69,21 +71,29 @@ def test_threads_share_a_session(tmp_path, save, events, forget, opened):
     assert opened == ["m", "m"]
 
 
-def test_threads_of_an_executor_use_one_thread_each(tmp_path, save, events):
+def test_threads_of_an_executor_use_one_thread_each(tmp_path, save, events, monkeypatch):
+    """And whatever is set for an evaluation is as before afterwards."""
     import torch
 
     save()
+    during = []
+    original = engine.TorchSession._evaluate
+
+    def counted(self, inputs):
+        during.append(torch.get_num_threads())
+        return original(self, inputs)
+
+    monkeypatch.setattr(engine.TorchSession, "_evaluate", counted)
     before = torch.get_num_threads()
     torch.set_num_threads(2)
     try:
-        scorer = Scorer.load(tmp_path)
+        plain, three = Scorer.load(tmp_path), Scorer.load(tmp_path, threads=3)
         with ThreadPoolExecutor(1) as pool:
-            counts = [
-                pool.submit(lambda: [scorer(events), torch.get_num_threads()][1]).result() for _ in "ab"
-            ]
-        assert counts == [1, 1]
-        scorer(events)
-        assert torch.get_num_threads() == 2
+            after = pool.submit(lambda: [plain(events), torch.get_num_threads()][1]).result()
+        for scorer in (plain, three, plain):
+            scorer(events)
+        assert during == [1, 2, 3, 2]
+        assert after == torch.get_num_threads() == 2
     finally:
         torch.set_num_threads(before)
 
@@ -94,11 +104,43 @@ def test_a_forked_worker_begins_anew(tmp_path, save, events):
     save()
     scorer = Scorer.load(tmp_path)
     scorer(events)
+    assert not cache.in_forked_process()
     child = os.fork()
     if child == 0:
-        os._exit(0 if not cache._CACHE.entries and not cache._CACHE.lock._is_owned() else 1)
+        fresh = not any(cache._CACHE.entries.values()) and not cache._CACHE.lock._is_owned()
+        os._exit(0 if fresh and cache.in_forked_process() else 1)
     assert os.waitpid(child, 0)[1] == 0
-    assert cache._CACHE.entries
+    assert all(cache._CACHE.entries.values())
+
+
+FORKED = """
+import os, signal, sys
+import numpy as np, torch
+from neyman import Scorer
+torch.set_num_threads(2)
+scorer = Scorer.load(sys.argv[1], backend="torch", device="cpu", threads={threads})
+x = np.zeros((20_000, 2), dtype=np.float32)
+scorer(x)
+child = os.fork()
+if child == 0:
+    signal.alarm(20)
+    scorer(x)
+    os._exit(0)
+sys.exit(os.waitpid(child, 0)[1])
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@pytest.mark.parametrize("threads", [None, pytest.param(2, marks=pytest.mark.slow)])
+def test_a_forked_worker_does_not_wait_for_the_threads_of_its_parent(tmp_path, threads):
+    network = MLP((64,))
+    description = Description(features=("a", "b"), parts=(Part(network=network, members=1),))
+    path = Model([network.build(2, seed=1)], description).save(tmp_path / "m.safetensors")
+    code = FORKED.format(threads=threads)
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(path)], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
 
 
 def test_replaced_model_file_is_noticed(tmp_path, save, events, forget):
@@ -149,7 +191,25 @@ def test_inlined_weights_have_a_limit(tmp_path):
 
 def test_sessions_of_a_long_process_are_bounded(monkeypatch, forget):
     forget()
-    monkeypatch.setattr(cache, "_KEPT", 3)
+    monkeypatch.setattr(cache, "_KEPT", {"session": 3, "description": 1})
     for key in (1, 2, 3, 1, 4):
-        assert cache.once(key, lambda key=key: key * 10) == key * 10
-    assert list(cache._CACHE.entries) == [3, 1, 4]
+        assert cache.once("session", key, lambda key=key: key * 10) == key * 10
+    assert list(cache._CACHE.entries["session"]) == [3, 1, 4]
+
+
+def test_many_models_stay_open(tmp_path, make, events, forget, opened):
+    """More of them, with their descriptions, than the sessions of other scorers are kept."""
+    model = make(features=("a",), inputs={"features": {"a": "a"}})
+    for k in range(40):
+        model.replace(notes={"k": str(k)}).save(tmp_path / f"m{k}.safetensors")
+    scorer = Scorer.load(tmp_path)
+    for _ in range(2):
+        scorer(events)
+    assert len(opened) == 40
+
+
+def test_others_may_read_a_model(tmp_path, save):
+    save()
+    plain = tmp_path / "plain"
+    plain.write_bytes(b"")
+    assert (tmp_path / "m.safetensors").stat().st_mode == plain.stat().st_mode

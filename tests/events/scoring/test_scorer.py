@@ -79,6 +79,11 @@ def test_nuisance_parameters_are_known_and_in_range(tmp_path, save, events):
     for value in (1.2, np.nan):
         with pytest.raises(InputError, match=rf"(?s)'jes' = {value} is outside the range.*-1 to 1"):
             scorer(events, {"jes": value})
+    for value in ("0.5", [0.1, 0.2], None, True):
+        with pytest.raises(
+            InputError, match=r"(?s)nuisance parameter 'jes' is .*one number, the same for all"
+        ):
+            scorer(events, {"jes": value})
     with pytest.raises(InputError, match="z is a list"):
         scorer(events, [0.5])
 
@@ -138,6 +143,9 @@ def test_scaling_is_part_of_the_model(tmp_path, make, events, x):
         (lambda e: {"a": e.a, "b": e.b[:7]}, r"(?s)different lengths.*a: 50, b: 7"),
         (lambda e: np.zeros((5, 3)), r"expected a matrix of shape \(n_events, 2\), got \(5, 3\)"),
         (lambda e: np.array([["x", "y"]]), "no matrix of numbers"),
+        (lambda e: np.array([["1", "2"]]), "no matrix of numbers: <U1"),
+        (lambda e: np.array([[1, 2]], dtype=object), "no matrix of numbers: object"),
+        (lambda e: np.ones((1, 2)) * 1j, "no matrix of numbers: complex128"),
         (lambda e: "events.root", "the events are a str"),
     ],
 )

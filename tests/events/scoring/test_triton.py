@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import pickle
+import signal
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from urllib.parse import quote
 
 import numpy as np
 import pytest
@@ -39,6 +42,7 @@ class Server:
         self.configuration: dict | None = {"max_batch_size": 10}
         self.change = lambda y: y
         self.binary = True
+        self.headers: dict[str, str] = {}  # of an answer that says that the server is busy
         self.ready = True
 
     def start(self):
@@ -91,7 +95,17 @@ class Server:
                     request.transport.abort()
                     return web.Response()
                 case "busy":
-                    return web.json_response({"error": "too busy"}, status=503)
+                    return web.json_response({"error": "too busy"}, status=503, headers=self.headers)
+                case "elsewhere":
+                    raise web.HTTPTemporaryRedirect("http://127.0.0.1:9/")
+                case "flood":
+                    return await self.flood(request)
+                case "half":
+                    return await self.half(request)
+                case fault if fault.startswith(("{", "[")):
+                    return web.Response(body=fault.encode())
+                case fault if fault.startswith("length"):
+                    return web.Response(body=b"{}", headers={LENGTH: fault.split()[1]})
                 case "slow":
                     await asyncio.sleep(5)
                 case "refuse":
@@ -103,6 +117,21 @@ class Server:
             return self.compute(data, int(request.headers[LENGTH]))
         finally:
             self.at_once -= 1
+
+    async def flood(self, request):
+        answer = web.StreamResponse()
+        await answer.prepare(request)
+        with contextlib.suppress(ConnectionError):
+            for _ in range(100):
+                await answer.write(b"0" * (1 << 16))
+        return answer
+
+    async def half(self, request):
+        answer = web.StreamResponse(headers={"Content-Length": "1000"})
+        await answer.prepare(request)
+        await answer.write(b"{")
+        request.transport.abort()
+        return answer
 
     def compute(self, data, length):
         header = json.loads(data[:length])
@@ -193,7 +222,7 @@ def test_numbers_in_json(server, many_rows):
     np.testing.assert_allclose(Scorer.load(server.url)(many_rows), expected(many_rows), rtol=1e-6)
 
 
-@pytest.mark.parametrize("fault", ["drop", "busy"])
+@pytest.mark.parametrize("fault", ["drop", "busy", "half"])
 def test_lost_connections_and_busy_servers_are_tried_again(server, many_rows, fault):
     scorer = Scorer.load(server.url)
     server.faults = [fault] * 3
@@ -220,10 +249,25 @@ def test_a_slow_answer_is_tried_again(server, many_rows):
             r"the server refuses /v2/models/nn/versions/10/infer: HTTP 400 unexpected shape for input 'x'",
         ),
         (["nonsense"], "the answer is not what was asked for"),
+        (["elsewhere"], "the server refuses .*: HTTP 307"),
+        (["flood"], r"the answer to .*/infer is longer than \d+ bytes"),
+        (["length -3"], "-3 bytes of JSON in an answer of 2"),
+        (["length 7"], "7 bytes of JSON in an answer of 2"),
+        (["[1]"], "the answer is not what was asked for"),
+        (['{"outputs": [{"name": "y", "shape": [1e999], "datatype": "FP32"}]}'], "is not what was asked for"),
+        (['{"outputs": [{"name": "y", "shape": [1], "parameters": [1]}]}'], "is not what was asked for"),
+        (
+            [
+                '{"outputs": [{"name": "y", "shape": [4294967296, 4294967296], "datatype": "FP32", "data": []}]}'
+            ],
+            "y has 0 numbers for shape",
+        ),
+        (["[" * 100_000], "is not what was asked for"),
         (["short"], r"y has 4 numbers for shape \[3, 2\]"),
     ],
 )
-def test_faults_that_stay(server, many_rows, faults, message):
+def test_faults_that_stay(server, many_rows, monkeypatch, faults, message):
+    monkeypatch.setattr(kserve, "_LARGEST", 1 << 18)
     scorer = Scorer.load(server.url + "?retries=2&timeout=0.2")
     server.faults = list(faults)
     start = time.monotonic()
@@ -231,6 +275,28 @@ def test_faults_that_stay(server, many_rows, faults, message):
         scorer(many_rows[:10])
     assert raised.value.__cause__ is None or not isinstance(raised.value.__cause__, OSError)
     assert time.monotonic() - start < 3
+
+
+def test_a_busy_server_says_when_to_come_back(server, many_rows):
+    scorer = Scorer.load(server.url + "?timeout=0.3")
+    for headers, least, most in (({"Retry-After": "9"}, 0.3, 2.0), ({"Retry-After": "soon"}, 0.0, 0.25)):
+        server.faults, server.headers = ["busy"], headers
+        start = time.monotonic()
+        assert np.array_equal(scorer(many_rows[:10]), expected(many_rows[:10]))
+        assert least <= time.monotonic() - start < most
+
+
+def test_an_interrupt_ends_the_requests(server, many_rows):
+    """Ctrl-C while the answers are awaited leaves nothing behind, and the scorer works on."""
+    scorer = Scorer.load(server.url)
+    server.delay = 0.3
+    timer = threading.Timer(0.1, signal.raise_signal, [signal.SIGINT])
+    timer.start()
+    with pytest.raises(KeyboardInterrupt):
+        scorer(many_rows)
+    timer.join()
+    server.delay = 0.0
+    assert np.array_equal(scorer(many_rows[:10]), expected(many_rows[:10]))
 
 
 @pytest.mark.parametrize(
@@ -311,11 +377,65 @@ def test_one_of_several_outputs(server, many_rows):
         ("triton://host/a?speed=3", "unknown option 'speed'"),
         ("triton://host/a?retries=many", "retries is 'many'"),
         ("triton://host/a?timeout=0", "the limits in .* are not positive"),
+        ("triton://host/a?timeout=inf", "the limits in .* are not positive"),
+        ("triton://host:99999/a", r"(?s)is not the address of a model: .*expected: triton"),
+        ("triton://[host/a", "is not the address of a model: "),
+        ("triton://:8000/a", "is not the address of a model"),
+        ("triton://host/%2e%2e", "is not the address of a model"),
+        ("triton://host/a?version=..", "is not the address of a model"),
+        ("triton://host/a#b", "is not the address of a model"),
     ],
 )
 def test_bad_addresses(url, message):
     with pytest.raises(ConfigError, match=message):
         Scorer.load(url)
+
+
+def test_a_password_is_not_shown():
+    with pytest.raises(ConfigError, match="an address holds no user and password") as raised:
+        Scorer.load("triton://me:secret@host/nn")
+    assert "secret" not in str(raised.value)
+
+
+@pytest.mark.parametrize("name", ["modèle", "a b&c", "x?y#z", "../../v2/repository/index", "per%cent"])
+def test_names_stay_names(server, name):
+    """Whatever is in a name, a request is about a model and a version of that name."""
+    url = f"{server.url.removesuffix('/nn')}/{quote(name, safe='')}?version={quote('1/../../2')}"
+    assert Address.parse(Address.parse(url).url) == Address.parse(url)
+    assert Address.parse(url).model == name
+    with pytest.raises(WorkspaceError, match="HTTP 404"):
+        Scorer.load(url)
+    output = Address.parse(f"{server.url}?output={quote('a&b=c+d é')}")
+    assert Address.parse(output.url).output == "a&b=c+d é"
+
+
+def test_the_digest_is_of_the_model_and_limits_are_of_the_scorer(server, many_rows):
+    server.delay = 0.01
+    many, one = (Scorer.load(server.url + f"?concurrency={n}") for n in (8, 1))
+    assert many.digest == one.digest != Scorer.load(server.url + "?output=y&version=2").digest
+    one(many_rows)
+    assert server.most_at_once == 1
+    many(many_rows)
+    assert server.most_at_once > 1
+
+
+@pytest.mark.parametrize(
+    ("metadata", "configuration"),
+    [
+        ({"inputs": 7}, {}),
+        ({"inputs": ["x"]}, {}),
+        ({"inputs": [{"name": "x", "shape": ["a", "b"], "datatype": "FP32"}]}, {}),
+        ({"inputs": [{"name": "x", "shape": [-1, 10**9], "datatype": "FP32"}]}, {}),
+        ({"versions": 3}, {"max_batch_size": "many"}),
+        ({}, {"parameters": [1]}),
+        ({}, {"parameters": {"neyman": {"string_value": Signature(width=3).model_dump_json()}}}),
+    ],
+)
+def test_odd_descriptions(server, metadata, configuration):
+    server.metadata |= metadata
+    server.configuration = configuration
+    with pytest.raises(WorkspaceError, match="the description of the model 'nn' is broken"):
+        Scorer.load(server.url)
 
 
 def test_addresses_come_back():

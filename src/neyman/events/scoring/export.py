@@ -35,6 +35,10 @@ from neyman.networks import PET, Aggregate, Model, StackedFlow
 Array = NDArray[np.float32]
 _CHECKED = 257  # random events; no divisor or multiple of a batch
 _TOLERANCE = 1e-4  # relative to 1 + |output|, for float32 sums in another order
+_ERFC = (
+    *(0.17087277, -0.82215223, 1.48851587, -1.13520398, 0.27886807),
+    *(-0.18628806, 0.09678418, 0.37409196, 1.00002368, -1.26551223),
+)
 _ANY = 1 << 30  # more events than one evaluation ever has
 
 
@@ -63,8 +67,13 @@ def export_onnx(model: Model, path: str | os.PathLike[str], *, aggregate: Aggreg
     graph = _Graph(model, aggregate)
     with _quiet():
         program = _program(graph, signature)
-        # ONNX has no distance of two sets of points.
-        program = program.run_decompositions({torch.ops.aten.cdist.default: _distance})
+        program = program.run_decompositions(
+            {
+                torch.ops.aten.cdist.default: _distance,
+                torch.ops.aten.special_log_ndtr.default: _log_normal_cdf,
+                torch.ops.aten.atan2.default: _angle,
+            }
+        )
         try:
             found = torch.onnx.export(
                 program,
@@ -130,7 +139,9 @@ class _Graph(nn.Module):
             self.register_buffer("values", torch.tensor(self._calibration.values, dtype=torch.float64))
 
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
-        out = _combined(self._model.evaluate(inputs).double(), self._aggregate)
+        members = self._model.evaluate(inputs).double()
+        # NaN where any member is not finite: a median or truncated mean would leave it out.
+        out = _combined(members, self._aggregate) + (0.0 * members).sum(dim=0)
         if self._calibration is not None:
             out = self._calibration.scale * out + self._calibration.shift
             if self._calibration.knots:
@@ -150,7 +161,8 @@ def _combined(members: torch.Tensor, aggregate: Aggregate) -> torch.Tensor:
         members = members.sort(dim=0).values[1:-1]
     if aggregate in ("mean", "truncated_mean"):
         return members.mean(dim=0)
-    return torch.logsumexp(members, dim=0) - math.log(members.shape[0])
+    largest = members.amax(dim=0)  # not torch.logsumexp: ONNX takes exponentials as they are, which overflow
+    return largest + (members - largest).exp().mean(dim=0).log()
 
 
 def _interpolated(x: torch.Tensor, knots: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
@@ -166,8 +178,28 @@ def _interpolated(x: torch.Tensor, knots: torch.Tensor, values: torch.Tensor) ->
     return values[left] + share * (values[left + 1] - values[left])
 
 
+# What ONNX lacks, or torch writes with operators whose results are not finite in the tails of the links.
+
+
 def _distance(x: torch.Tensor, y: torch.Tensor, p: float = 2.0, mode: int | None = None) -> torch.Tensor:  # noqa: ARG001
     return (x.unsqueeze(-2) - y.unsqueeze(-3)).square().sum(dim=-1).sqrt()
+
+
+def _log_normal_cdf(z: torch.Tensor) -> torch.Tensor:
+    r"""Return :math:`\ln\Phi(z)` to 1e-7, by the complementary error function of Numerical Recipes (``erfcc``)."""
+    x = z.double().abs() / math.sqrt(2.0)
+    t = 1.0 / (1.0 + 0.5 * x)
+    polynomial = torch.zeros_like(t)
+    for coefficient in _ERFC:
+        polynomial = polynomial * t + coefficient
+    log_tail = t.log() - x.square() + polynomial - math.log(2.0)
+    return torch.where(z > 0.0, torch.log1p(-log_tail.exp()), log_tail).to(z.dtype)
+
+
+def _angle(y: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+    slope = torch.atan(y / torch.where(x == 0.0, 1.0, x))
+    half = torch.where(y < 0.0, -math.pi, math.pi)
+    return torch.where(x == 0.0, 0.5 * half, torch.where(x < 0.0, slope + half, slope))
 
 
 def _program(graph: _Graph, signature: Signature) -> Any:

@@ -13,7 +13,7 @@ from neyman.errors import WorkspaceError
 from neyman.events.scoring.reference import Options, Reference
 from neyman.events.scoring.session import batch_of, batched
 from neyman.events.scoring.signature import LARGEST, Signature
-from neyman.events.scoring.torch import device, limit_threads, to_device
+from neyman.events.scoring.torch import device, limited, to_device
 
 if TYPE_CHECKING:
     import torch
@@ -35,8 +35,8 @@ class ExportedSession:
 
     def __call__(self, inputs: Array) -> Array:
         """Run the program."""
-        limit_threads(self._threads)
-        return batched(self._evaluate, inputs, self.signature.outputs, self._batch, self._where)
+        with limited(self._threads):
+            return batched(self._evaluate, inputs, self.signature.outputs, self._batch, self._where)
 
     def _evaluate(self, inputs: Array) -> Array:
         import torch
@@ -90,7 +90,7 @@ def _signature(data: bytes, name: str, where: str) -> Signature:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
             found = [entry for entry in archive.infolist() if entry.filename.endswith(f"extra/{DOCUMENT}")]
             text = archive.read(found[0]).decode() if found and found[0].file_size < LARGEST else None
-    except (zipfile.BadZipFile, ValueError, RuntimeError, NotImplementedError) as error:
+    except Exception as error:  # zipfile lets those of its decompressors through
         raise _unreadable(name, where, error) from error
     if text is None:
         raise WorkspaceError(

@@ -91,7 +91,7 @@ def embedded(signature: Signature, reference: Reference) -> Features | None:
         return _specification().from_dict(document)
 
     try:
-        return once(("features", reference.sha256), make)  # type: ignore[no-any-return]
+        return once("description", ("features", *reference.identity), make)  # type: ignore[no-any-return]
     except (ConfigError, InputError) as error:
         raise WorkspaceError(
             f"the features in the file of model {reference.name!r} are broken: {error.what}",

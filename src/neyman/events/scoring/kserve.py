@@ -10,11 +10,14 @@ from __future__ import annotations
 import asyncio
 import atexit
 import json
+import math
 import os
+import re
 import threading
 from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import quote
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,7 +30,17 @@ _BUSY = frozenset({429, 502, 503, 504})
 _NO_CONFIGURATION = frozenset({400, 404, 405, 501})  # of other servers than Triton
 _FIRST_WAIT, _LONGEST_WAIT = 0.1, 10.0  # seconds before a request is repeated, doubled each time
 _TYPES = {"FP32": "<f4", "FP64": "<f8", "FP16": "<f2"}
-_SMALL = 1 << 20  # characters of an answer that is not binary, for messages
+_LARGEST = 1 << 26  # bytes of an answer beside those of the numbers that were asked for
+_LONGEST_REASON = 1000  # characters
+_NUMBER = 32  # bytes of a number in JSON
+BROKEN = (
+    ArithmeticError,
+    AttributeError,
+    LookupError,
+    RecursionError,
+    TypeError,
+    ValueError,
+)  # by odd documents
 
 
 @dataclass(frozen=True)
@@ -129,7 +142,9 @@ class Client:
 
     def __init__(self, server: str, model: str, version: str, limits: Limits) -> None:
         self._server, self._model, self._limits = server, model, limits
-        self._path = f"/v2/models/{model}" + (f"/versions/{version}" if version else "")
+        self._path = f"/v2/models/{quote(model, safe='')}"
+        if version:
+            self._path += f"/versions/{quote(version, safe='')}"
         self._slots: asyncio.Semaphore | None = None
 
     def metadata(self) -> Mapping[str, Any]:
@@ -155,8 +170,8 @@ class Client:
 
         return self._document(_LOOP.run(ask)[1])
 
-    def infer(self, input_name: str, output_name: str, parts: list[Array]) -> list[Array]:
-        """Return the outputs of several batches, in their order.
+    def infer(self, input_name: str, output_name: str, outputs: int, parts: list[Array]) -> list[Array]:
+        """Return the output of several batches, in their order, with so many numbers an event.
 
         Raises
         ------
@@ -166,10 +181,11 @@ class Client:
 
         async def one(rows: Array) -> Array:
             body, headers = encode(input_name, output_name, rows)
-            found = await self._request("POST", f"{self._path}/infer", body, headers)
+            numbers = len(rows) * outputs
+            found = await self._request("POST", f"{self._path}/infer", body, headers, numbers=numbers)
             try:
                 return decode(output_name, *found)
-            except (ValueError, KeyError, TypeError, IndexError, RecursionError) as error:
+            except BROKEN as error:
                 raise self._error(f"the answer is not what was asked for: {error}") from error
 
         async def ask() -> Any:
@@ -193,30 +209,37 @@ class Client:
         headers: Mapping[str, str] | None = None,
         *,
         missing: frozenset[int] = frozenset(),
+        numbers: int = 0,
     ) -> tuple[Mapping[str, str], bytes]:
         """Send a request, again after a pause when the connection is lost or the server is busy or late."""
         import aiohttp
+        from yarl import URL
 
+        url = URL(self._server + path, encoded=True)
+        largest = _LARGEST + _NUMBER * numbers
         if self._slots is None:
             self._slots = asyncio.Semaphore(self._limits.concurrency)
-        problem = ""
+        problem, wanted = "", 0.0
         for attempt in range(self._limits.retries + 1):
             if attempt:
                 # Processes that were refused together do not come back together.
                 spread = 1.0 + (os.getpid() % 100) / 100.0
-                await asyncio.sleep(min(_FIRST_WAIT * 2 ** (attempt - 1) * spread, _LONGEST_WAIT))
+                await asyncio.sleep(
+                    max(wanted, min(_FIRST_WAIT * 2 ** (attempt - 1) * spread, _LONGEST_WAIT))
+                )
             try:
                 async with (
                     self._slots,
                     _LOOP.connections(self._server).request(
                         method,
-                        self._server + path,
+                        url,
                         data=body,
                         headers=headers,
+                        allow_redirects=False,  # a POST would go on as a GET
                         timeout=aiohttp.ClientTimeout(total=self._limits.timeout),
                     ) as answer,
                 ):
-                    data = await answer.read()
+                    data = await self._read(answer, largest, path)
                     if answer.status == 200:
                         return answer.headers, data
                     if answer.status in missing:
@@ -224,6 +247,7 @@ class Client:
                     problem = f"HTTP {answer.status} {_reason(data)}"
                     if answer.status not in _BUSY:
                         raise self._error(f"the server refuses {path}: {problem}")
+                    wanted = _pause(answer.headers.get("Retry-After", ""), self._limits.timeout)
             except TimeoutError:
                 problem = f"no answer within {self._limits.timeout:g} s"
             except (aiohttp.ClientError, OSError) as error:
@@ -232,6 +256,15 @@ class Client:
             f"no answer to {path} in {self._limits.retries + 1} attempts: {problem}",
             fix="check that the server runs and can be reached from this machine",
         )
+
+    async def _read(self, answer: Any, largest: int, path: str) -> bytes:
+        parts, size = [], 0
+        async for part in answer.content.iter_any():
+            size += len(part)
+            if size > largest:
+                raise self._error(f"the answer to {path} is longer than {largest} bytes")
+            parts.append(part)
+        return b"".join(parts)
 
     def _document(self, data: bytes) -> Mapping[str, Any]:
         try:
@@ -274,6 +307,8 @@ def decode(output_name: str, headers: Mapping[str, str], data: bytes) -> Array:
         When it is missing, or its size is not that of its shape.
     """
     length = int(headers.get(_LENGTH, len(data)))
+    if not 0 <= length <= len(data):
+        raise ValueError(f"{length} bytes of JSON in an answer of {len(data)}")
     offset = length
     for port in json.loads(data[:length])["outputs"]:
         shape = [int(size) for size in port["shape"]]
@@ -287,16 +322,22 @@ def decode(output_name: str, headers: Mapping[str, str], data: bytes) -> Array:
                 if size is None
                 else np.frombuffer(data[offset : offset + int(size)], dtype=kind)
             )
-            if values.size != int(np.prod(shape)):
+            if values.size != math.prod(shape):
                 raise ValueError(f"{output_name} has {values.size} numbers for shape {shape}")
-            return values.reshape(shape).astype(np.float32)
+            with np.errstate(over="ignore"):  # to infinity, which is refused with the number of events
+                return values.reshape(shape).astype(np.float32)
         offset += int(size or 0)
     raise ValueError(f"no output {output_name!r}")
 
 
 def _reason(data: bytes) -> str:
-    text = data[:_SMALL].decode(errors="replace")
+    text = data.decode(errors="replace")
     try:
-        return str(json.loads(text)["error"])
-    except (ValueError, KeyError, TypeError, RecursionError):
-        return text[:200]
+        return str(json.loads(text)["error"])[:_LONGEST_REASON]
+    except BROKEN:
+        return text[:_LONGEST_REASON]
+
+
+def _pause(seconds: str, longest: float) -> float:
+    """Seconds that a busy server asks for, as far as it makes sense; it may also name a date, which is ignored."""
+    return min(float(seconds), longest) if re.fullmatch(r"\d{1,9}", seconds, re.ASCII) else 0.0

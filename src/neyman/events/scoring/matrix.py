@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from neyman.errors import InputError, nearest
 
 Array = NDArray[np.float32]
+_NUMBERS = "biuf"  # kinds of numpy types
 
 
 def is_matrix(events: Any) -> bool:
@@ -61,9 +62,12 @@ def _numbers(events: Any, features: Sequence[str], width: int) -> Array:
             raise InputError("the matrix of features has masked values", fix="fill them, or drop the events")
         events = events.data
     try:
-        x = _float32(events if isinstance(events, np.ndarray) else _to_numpy(events))
+        given = events if isinstance(events, np.ndarray) else _to_numpy(events)
     except (TypeError, ValueError) as error:
         raise InputError(f"the events are no matrix of numbers: {error}", expected=expected) from error
+    if given.dtype.kind not in _NUMBERS:
+        raise InputError(f"the events are no matrix of numbers: {given.dtype}", expected=expected)
+    x = _float32(given)
     if x.ndim != 2 or x.shape[1] != width:
         raise InputError(f"expected a matrix of shape (n_events, {width}), got {x.shape}", expected=expected)
     return x
@@ -116,7 +120,7 @@ def _flat(values: Any, name: str) -> Array:
             expected="one number an event",
             fix="take e.g. [:, 0]",
         )
-    if array.dtype.kind not in "biuf":
+    if array.dtype.kind not in _NUMBERS:
         raise InputError(f"feature {name!r} is not a number an event: {array.dtype}")
     return _float32(array)
 

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from neyman.errors import ConfigError, WorkspaceError, optional
+from neyman.events.scoring.onnx_file import is_complete
 from neyman.events.scoring.reference import Options, Reference, session
 from neyman.events.scoring.session import batch_of, batched
 from neyman.events.scoring.signature import Signature
@@ -63,23 +64,34 @@ def open_onnx(data: bytes, name: str, where: str, options: Options) -> OnnxSessi
         When it is no ONNX model, has external data, or takes and gives something else than one float32 matrix each.
     """
     runtime: Any = optional("onnxruntime", "onnx")
+    _check_complete(data, name, where)
     settings = runtime.SessionOptions()
     settings.intra_op_num_threads = options.threads or 1
     settings.inter_op_num_threads = 1
     settings.log_severity_level = _QUIET
+    settings.add_session_config_entry("session.load_model_format", "ONNX")  # the one that was checked
+    settings.add_session_config_entry("session.intra_op.allow_spinning", "0")  # other workers need the cores
     providers = _providers(options.device, runtime.get_available_providers())
     try:
         engine = runtime.InferenceSession(data, settings, providers=providers)
     except Exception as error:
-        # A model in memory has no folder: what lies outside the file (external data) cannot be found.
-        raise WorkspaceError(
-            f"ONNX runtime cannot open the model {name!r}: {error}",
-            where=where,
-            expected="a complete model in one file (external_data=False)",
-        ) from error
+        raise WorkspaceError(f"ONNX runtime cannot open the model {name!r}: {error}", where=where) from error
     document = engine.get_modelmeta().custom_metadata_map.get(DOCUMENT)
     signature = _of_engine(engine, name, where) if document is None else Signature.read(document, where)
     return OnnxSession(engine, signature, options, where)
+
+
+def _check_complete(data: bytes, name: str, where: str) -> None:
+    try:
+        complete = is_complete(data)
+    except ValueError as error:
+        raise WorkspaceError(f"the model {name!r} is no ONNX file: {error}", where=where) from error
+    if not complete:
+        raise WorkspaceError(
+            f"the ONNX model {name!r} has data in other files",
+            where=where,
+            expected="a complete model in one file (external_data=False)",
+        )
 
 
 def _providers(device: str, available: list[str]) -> list[Any]:

@@ -28,7 +28,8 @@ _MODULES: dict[Kind, str] = {
     "onnx": "neyman.events.scoring.onnx",
     "triton": "neyman.events.scoring.triton",
 }
-_KEPT = 64  # sessions of one process
+Entry = Literal["session", "description"]
+_KEPT: dict[Entry, int] = {"session": 128, "description": 1024}  # of one process
 
 
 @dataclass(frozen=True)
@@ -75,6 +76,11 @@ class Reference:
         location = str(Path(path).resolve())
         data = _read(name, location)
         return cls(name, kind, location, hashlib.sha256(data).hexdigest(), data if inline else None)
+
+    @property
+    def identity(self) -> tuple[str, ...]:
+        """What tells it from other models: the bytes of a file, wherever it lies; the address on a server."""
+        return (self.kind, self.sha256, *([self.location] if self.kind == "triton" else ()))
 
     def read(self) -> bytes:
         """Return the bytes of the model.
@@ -133,33 +139,42 @@ def check_inline(references: tuple[Reference, ...]) -> None:
 
 
 class _Cache:
-    """Sessions and signatures of this process, opened once even when several threads ask together."""
+    """Sessions and descriptions of this process, made once even when several threads ask together."""
 
     def __init__(self) -> None:
         self.lock = threading.RLock()
-        self.entries: OrderedDict[Any, Any] = OrderedDict()
+        self.entries: dict[Entry, OrderedDict[Any, Any]] = {kind: OrderedDict() for kind in _KEPT}
+        self.forked = False
 
-    def get(self, key: Any, make: Callable[[], Any]) -> Any:
+    def get(self, kind: Entry, key: Any, make: Callable[[], Any]) -> Any:
         with self.lock:
-            if key not in self.entries:
-                self.entries[key] = make()
-                if len(self.entries) > _KEPT:
-                    self.entries.popitem(last=False)
-            self.entries.move_to_end(key)
-            return self.entries[key]
+            entries = self.entries[kind]
+            if key not in entries:
+                made = make()  # which may ask for others
+                entries[key] = made
+                if len(entries) > _KEPT[kind]:
+                    entries.popitem(last=False)
+            entries.move_to_end(key)
+            return entries[key]
 
 
 _CACHE = _Cache()
 
 
-def once(key: Any, make: Callable[[], Any]) -> Any:
+def once(kind: Entry, key: Any, make: Callable[[], Any]) -> Any:
     """Return what `make` gave when it was first called for this key in this process."""
-    return _CACHE.get(key, make)
+    return _CACHE.get(kind, key, make)
+
+
+def in_forked_process() -> bool:
+    """Tell whether this process began as a copy of another that had this module."""
+    return _CACHE.forked
 
 
 def _forget() -> None:
     # Threads of a session do not survive a fork, and its lock may be held by one of them.
     _CACHE.__init__()  # type: ignore[misc]
+    _CACHE.forked = True
 
 
 os.register_at_fork(after_in_child=_forget)
@@ -167,14 +182,13 @@ os.register_at_fork(after_in_child=_forget)
 
 def session(reference: Reference, options: Options) -> Session:
     """Return the session of a model in this process."""
-    key = (reference.kind, reference.sha256, options)
     module = _MODULES[reference.kind]
 
     def make() -> Session:
         opened: Session = importlib.import_module(module).open_session(reference, options)
         return opened
 
-    found: Session = once(key, make)
+    found: Session = once("session", (*reference.identity, options), make)
     return found
 
 
@@ -186,5 +200,5 @@ def signature(reference: Reference, options: Options) -> Signature:
         read: Signature = importlib.import_module(module).signature(reference, options)
         return read
 
-    found: Signature = once(("signature", reference.kind, reference.sha256), make)
+    found: Signature = once("description", ("signature", *reference.identity), make)
     return found

@@ -21,7 +21,7 @@ from neyman.events.scoring.choice import SUFFIXES, Backend, choose
 from neyman.events.scoring.features import Features, embedded, resolve
 from neyman.events.scoring.folds import check_folds, in_second_fold
 from neyman.events.scoring.reference import Options, Reference, check_inline, signature
-from neyman.events.scoring.signature import Signature, check_known
+from neyman.events.scoring.signature import AGGREGATES, Signature, check_known
 from neyman.events.scoring.variations import Tables, evaluate
 from neyman.files import digest
 
@@ -100,7 +100,7 @@ class Scorer:
     ) -> None:
         if not models:
             raise WorkspaceError("a scorer needs at least one model file")
-        _check_options(backend, device, output, batch_size, threads)
+        _check_options(backend, device, output, aggregate, batch_size, threads)
         self._output: Output = output
         self._options = Options(aggregate, device, batch_size, threads)
         self._references = tuple(
@@ -123,8 +123,9 @@ class Scorer:
             As in the constructor.
         """
         if str(path).startswith(("triton://", "tritons://")):
-            name = re.split(r"[/?]", str(path).partition("://")[2])[1:2]
-            return cls({name[0] if name else "": path}, **options)
+            from neyman.events.scoring.triton import Address
+
+            return cls({Address.parse(str(path)).model: path}, **options)
         place = Path(path)
         files = [place] if place.is_file() else sorted(p for s in SUFFIXES for p in place.glob(f"*{s}"))
         if not files:
@@ -221,8 +222,8 @@ class Scorer:
         """Score all variations of the same or different events in one evaluation.
 
         Rows that equal those of the variation ``nominal`` (or the first one), bit by bit and at the same place, are
-        scored once. The scores are those of separate calls: the same bits for torch on a CPU, up to float32 rounding
-        (1e-6) for other backends and GPUs, whose sums depend on the shape of a batch.
+        scored once. The scores are those of separate calls: the same bits for torch on a CPU with layers of up to 700
+        units, else up to float32 rounding (1e-6), as sums depend on the shape of a batch.
 
         Parameters
         ----------
@@ -307,8 +308,7 @@ class Scorer:
     def _check_models(self) -> None:
         for reference in self._references:
             own = self._signature(reference)
-            if reference.kind != "torch":
-                own.check_aggregate(self._options.aggregate, reference.name, reference.location)
+            own.check_aggregate(self._options.aggregate, reference.kind, reference.name, reference.location)
             names = self._names(reference)
             if names and len(names) != own.width - len(own.parameters):
                 raise ConfigError(
@@ -360,10 +360,13 @@ def _records(scores: Mapping[str, NDArray[Any]]) -> Any:
     return ak.zip(dict(scores), depth_limit=1)
 
 
-def _check_options(backend: str, device: object, output: str, batch_size: object, threads: object) -> None:
+def _check_options(
+    backend: str, device: object, output: str, aggregate: str | None, batch_size: object, threads: object
+) -> None:
     for what, given, known in (
         ("backend", backend, get_args(Backend)),
         ("output", output, get_args(Output)),
+        ("aggregate", aggregate or AGGREGATES[0], AGGREGATES),
     ):
         if given not in known:
             raise ConfigError(f"unknown {what} {given!r}", expected=f"one of {', '.join(known)}")

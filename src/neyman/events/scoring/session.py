@@ -57,7 +57,7 @@ def batched(evaluate: Callable[[Array], Array], inputs: Array, outputs: int, bat
 
 def shaped(part: Array, n: int, outputs: int, where: str) -> Array:
     """Return what a model gave as ``(n, outputs)``."""
-    if part.shape != (n, outputs) and part.size != n * outputs:
+    if part.shape[:1] != (n,) or part.size != n * outputs:
         raise WorkspaceError(
             f"the model gave an array of shape {part.shape} for {n} events",
             where=where,

@@ -15,6 +15,8 @@ from neyman.errors import ConfigError, InputError, WorkspaceError, nearest
 
 _SLACK = 1e-4  # of the trained range: values at its ends are stored as float32
 LARGEST = 1 << 20  # characters of a description
+AGGREGATES = ("mean", "median", "truncated_mean", "mean_ratio", "truncated_mean_ratio")  # of neyman.networks
+_FEWEST_TO_TRUNCATE = 3
 
 
 class Signature(BaseModel):
@@ -29,11 +31,11 @@ class Signature(BaseModel):
     parameters, parameter_range
         Nuisance-parameter inputs that follow the features, and their trained ranges.
     members
-        Number of networks that are evaluated, for the choice of a batch.
+        Number of members of the ensemble.
     kind, notes, inputs
         As in :class:`neyman.networks.Description`.
     aggregate
-        How members are combined; None if the caller may still choose.
+        How members are combined in an exported or calibrated model; None if the caller may still choose.
     model
         SHA-256 of the description of the model that was exported.
     """
@@ -80,10 +82,11 @@ class Signature(BaseModel):
                 outputs=parts[0].get("outputs", 1),
                 parameters=parameters,
                 parameter_range=document.get("parameter_range", []),
-                members=sum(part["members"] for part in parts),
+                members=max(part["members"] for part in parts),
                 kind=document.get("kind", "log_ratio"),
                 notes=document.get("notes", {}),
                 inputs=document.get("inputs"),
+                aggregate=document.get("aggregate", AGGREGATES[0]) if document.get("calibration") else None,
                 model=hashlib.sha256(text.encode()).hexdigest(),
             )
         except (KeyError, TypeError, IndexError, AttributeError, ValidationError) as error:
@@ -104,14 +107,27 @@ class Signature(BaseModel):
         except ValidationError as error:
             raise WorkspaceError(f"the description of the model is broken: {error}", where=where) from error
 
-    def check_aggregate(self, aggregate: str | None, name: str, where: str) -> None:
-        """Raise :class:`ConfigError` when another aggregate is wanted than the one inside an exported model."""
-        if aggregate not in (None, self.aggregate):
+    def check_aggregate(self, aggregate: str | None, kind: str, name: str, where: str) -> None:
+        """Raise :class:`ConfigError` when members cannot be combined in this way."""
+        if aggregate is None or (aggregate == self.aggregate and kind != "torch"):
+            return
+        if kind != "torch":
             raise ConfigError(
                 f"the {self.aggregate or 'output'} of the members is part of the exported model {name!r}, not their "
                 f"{aggregate}",
                 where=where,
                 fix='export it again with that aggregate, or use backend="torch"',
+            )
+        if self.aggregate not in (None, aggregate):
+            raise ConfigError(
+                f"the model {name!r} was calibrated for the {self.aggregate} of its members, not for {aggregate}",
+                where=where,
+                fix="calibrate again after choosing the aggregate",
+            )
+        if aggregate.startswith("truncated") and self.members < _FEWEST_TO_TRUNCATE:
+            raise ConfigError(
+                f"a truncated mean needs at least {_FEWEST_TO_TRUNCATE} members, the model {name!r} has {self.members}",
+                where=where,
             )
 
     def values(self, z: Mapping[str, float]) -> NDArray[np.float32]:
@@ -120,9 +136,16 @@ class Signature(BaseModel):
         Raises
         ------
         InputError
-            When a value is outside the range in which the model was trained.
+            When a value is no number, or outside the range in which the model was trained.
         """
-        values = np.array([z.get(name, 0.0) for name in self.parameters], dtype=np.float32)
+        given = {name: z.get(name, 0.0) for name in self.parameters}
+        for name, value in given.items():
+            if np.ndim(value) or np.asarray(value).dtype.kind not in "iuf":
+                raise InputError(
+                    f"nuisance parameter {name!r} is {value!r}",
+                    expected="one number, the same for all events",
+                )
+        values = np.array(list(given.values()), dtype=np.float32)
         for name, (low, high), value in zip(self.parameters, self.parameter_range, values, strict=True):
             slack = _SLACK * (high - low)
             if not low - slack <= value <= high + slack:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from neyman.errors import ConfigError, WorkspaceError
-from neyman.events.scoring.reference import Options, Reference
+from neyman.events.scoring.reference import Options, Reference, in_forked_process
 from neyman.events.scoring.session import batch_of, batched
 from neyman.events.scoring.signature import Signature
 
@@ -20,7 +22,6 @@ if TYPE_CHECKING:
     from neyman.networks import Aggregate, Model
 
 Array = NDArray[np.float32]
-_THREAD = threading.local()
 
 
 class TorchSession:
@@ -37,8 +38,8 @@ class TorchSession:
 
     def __call__(self, inputs: Array) -> Array:
         """Evaluate, aggregate and calibrate."""
-        limit_threads(self._threads)
-        return batched(self._evaluate, inputs, self.signature.outputs, self._batch, self._where)
+        with limited(self._threads):
+            return batched(self._evaluate, inputs, self.signature.outputs, self._batch, self._where)
 
     def _evaluate(self, inputs: Array) -> Array:
         import torch
@@ -104,17 +105,24 @@ def to_device(inputs: Array, place: torch.device) -> torch.Tensor:
     return rows.pin_memory().to(place, non_blocking=True) if place.type == "cuda" else rows
 
 
-def limit_threads(threads: int | None) -> None:
-    """Set the number of torch's threads of the calling thread, once.
+@contextmanager
+def limited(threads: int | None) -> Iterator[None]:
+    """Set the number of torch's threads of the calling thread for a while.
 
     Unless told otherwise, a thread other than the main one, in which executors run processors, uses a single thread:
-    each would start as many as there are cores. The main thread keeps torch's setting.
+    each would start as many as there are cores. The main thread keeps torch's setting. A forked process always uses
+    one: the threads of its parent are gone, and torch would wait for them for ever.
     """
     import torch
 
-    if threads is None and threading.current_thread() is threading.main_thread():
+    before = torch.get_num_threads()
+    in_main = threading.current_thread() is threading.main_thread()
+    wanted = 1 if in_forked_process() else threads or (before if in_main else 1)
+    if wanted == before:
+        yield
         return
-    wanted = threads or 1
-    if getattr(_THREAD, "threads", None) != wanted:
-        torch.set_num_threads(wanted)
-        _THREAD.threads = wanted
+    torch.set_num_threads(wanted)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any
-from urllib.parse import parse_qsl, urlsplit
+from urllib.parse import parse_qsl, quote, unquote, urlencode, urlsplit
 
 import numpy as np
 from numpy.typing import NDArray
 
 from neyman.errors import ConfigError, WorkspaceError
-from neyman.events.scoring.kserve import Client, Limits
+from neyman.events.scoring.kserve import BROKEN, Client, Limits
 from neyman.events.scoring.reference import Options, Reference, session
 from neyman.events.scoring.session import shaped
 from neyman.events.scoring.signature import Signature
@@ -58,10 +59,19 @@ class Address:
         ConfigError
             When it is not of this form, or has an unknown option.
         """
-        parts = urlsplit(url)
-        model = parts.path.strip("/")
         expected = "triton://host:8000/model?version=1"
-        if not parts.netloc or not model or "/" in model:
+        try:
+            parts = urlsplit(url)
+            host, _ = parts.hostname, parts.port
+        except ValueError as error:
+            raise ConfigError(f"{url!r} is not the address of a model: {error}", expected=expected) from error
+        if "@" in parts.netloc:
+            raise ConfigError(
+                "an address holds no user and password: messages would show them", expected=expected
+            )
+        path = parts.path.strip("/")
+        model = unquote(path)
+        if not host or not model or "/" in path or parts.fragment:
             raise ConfigError(f"{url!r} is not the address of a model", expected=expected)
         kinds: dict[str, Any] = {
             "version": str,
@@ -80,20 +90,20 @@ class Address:
                 raise ConfigError(f"{key} is {text!r} in {url!r}", expected="a number") from error
         scheme = "https" if parts.scheme == "tritons" else "http"
         address = cls(f"{scheme}://{parts.netloc}", model, **values)
-        if not (address.timeout > 0.0 and address.concurrency >= 1 and address.retries >= 0):
+        if {model, address.version} & {".", ".."}:
+            raise ConfigError(f"{url!r} is not the address of a model", expected=expected)
+        if not (0.0 < address.timeout < math.inf and address.concurrency >= 1 and address.retries >= 0):
             raise ConfigError(f"the limits in {url!r} are not positive", expected=expected)
         return address
 
     @property
     def url(self) -> str:
         """The address with all that is not default."""
-        options = [
-            f"{f.name}={getattr(self, f.name)}"
-            for f in fields(self)[2:]
-            if getattr(self, f.name) != f.default
-        ]
-        query = "?" + "&".join(options) if options else ""
-        return re.sub("^http", "triton", self.server) + f"/{self.model}{query}"
+        options = {
+            f.name: getattr(self, f.name) for f in fields(self)[2:] if getattr(self, f.name) != f.default
+        }
+        query = "?" + urlencode(options) if options else ""
+        return re.sub("^http", "triton", self.server) + f"/{quote(self.model, safe='')}{query}"
 
     @property
     def limits(self) -> Limits:
@@ -112,8 +122,8 @@ class TritonSession:
     def __call__(self, inputs: Array) -> Array:
         """Send all batches and wait for their answers."""
         parts = [inputs[start : start + self._batch] for start in range(0, len(inputs), self._batch)]
-        answers = self._client.infer(self._ports.input, self._ports.output, parts)
         outputs = self.signature.outputs
+        answers = self._client.infer(self._ports.input, self._ports.output, outputs, parts)
         return np.concatenate(
             [shaped(y, len(x), outputs, self._where) for x, y in zip(parts, answers, strict=True)]
         )
@@ -149,12 +159,13 @@ def refer(name: str, url: str) -> Reference:
     """
     address = Address.parse(url)
     metadata = Client(address.server, address.model, address.version, address.limits).metadata()
-    versions = [str(version) for version in metadata.get("versions") or []]
-    if not address.version and versions:
-        newest = max(versions, key=lambda text: (len(text), text))
-        address = Address(**{f.name: getattr(address, f.name) for f in fields(address)} | {"version": newest})
+    versions: object = metadata.get("versions")
+    if not address.version and isinstance(versions, list) and versions:
+        newest = max(map(str, versions), key=lambda text: (len(text), text))
+        address = replace(address, version=newest)
+    which = [address.server, address.model, address.version, address.output]
     return Reference(
-        name, "triton", address.url, digest(address.url, metadata.get("inputs"), metadata.get("outputs"))
+        name, "triton", address.url, digest(which, metadata.get("inputs"), metadata.get("outputs"))
     )
 
 
@@ -162,7 +173,13 @@ def open_session(reference: Reference, options: Options) -> TritonSession:
     """Ask the server about a model."""
     address = Address.parse(reference.location)
     client = Client(address.server, address.model, address.version, address.limits)
-    ports = _ports(client.metadata(), client.configuration(), address)
+    metadata, configuration = client.metadata(), client.configuration()
+    try:
+        ports = _ports(metadata, configuration, address)
+    except BROKEN as error:
+        raise WorkspaceError(
+            f"the description of the model {address.model!r} is broken: {error}", where=address.url
+        ) from error
     return TritonSession(client, ports, options, reference.location)
 
 
@@ -192,11 +209,13 @@ def _ports(metadata: Mapping[str, Any], configuration: Mapping[str, Any], addres
             expected="FP32 [-1, n_features] to FP32 [-1] or [-1, n_outputs]",
         )
     largest = int(configuration.get("max_batch_size") or 0) or _BATCH
-    own = configuration.get("parameters", {}).get(_PARAMETER, {}).get("string_value")
+    own = ((configuration.get("parameters") or {}).get(_PARAMETER) or {}).get("string_value")
     if own is None:
         signature = Signature(
             width=int(shapes[0][1]), outputs=max(1, int(shapes[1][1])) if len(shapes[1]) == 2 else 1
         )
     else:
         signature = Signature.read(own, where)
+        if signature.width != int(shapes[0][1]):
+            raise ValueError(f"{signature.width} inputs for the shape {shapes[0]}")
     return Ports(str(inputs[0]["name"]), str(chosen[0]["name"]), signature, largest)
