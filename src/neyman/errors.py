@@ -13,7 +13,6 @@ from collections.abc import Iterable
 from types import ModuleType
 from typing import Any
 
-
 _CAUSE: Any = vars(BaseException)["__cause__"]
 
 
