@@ -61,7 +61,7 @@ def test_example_and_toy_are_valid(repository):
         ({"systematics__0__name": "x"}, "systematic 'x' has the name of an event column"),
         ({"samples__0__files": ["/abs/x.root"]}, r"(?s)match pattern.*samples\.0\.files\.0"),
         ({"fit__bounds": {"mv": [0, 1]}}, r"unknown parameter 'mv'; nearest: .*mu"),
-        ({"events__executor": "spark"}, r"(?s)'iterative', 'threads' or 'dask'.*events\.executor"),
+        ({"events__executor": "spark"}, r"(?s)'iterative' or 'threads'.*events\.executor"),
     ],
 )
 def test_wrong_configuration(changes, message):
