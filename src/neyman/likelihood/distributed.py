@@ -16,24 +16,26 @@ With N events on W workers of one core, and m messages (one for the data, one fo
 
 .. math:: T = m\,(a + b\,W) + c\,\frac{N}{W}
 
-Measured on two cores of an Intel Xeon (Sapphire Rapids, 2.1 GHz): a = 3 ms, b = 1.7 ms a worker (of scheduler and
-workers on the same cores: an upper bound), and for float32 columns
+Measured on two cores of an Intel Xeon (Sapphire Rapids, 2.1 GHz): a = 7 ms and b = 0.2 ms a worker (1 to 8 workers on
+these cores), and for float32 columns
 
 =====================================  ==============  ===============  =============
 c in ns an event                       value           with gradient    with Hessian
 =====================================  ==============  ===============  =============
-2 samples with 2 up/down ratios each   57              65               130
+2 samples with 2 up/down ratios each   78              118              207
+the same, one of the two cores idle    37              56               113
 3 samples with 10 up/down ratios each  180             260              540
 =====================================  ==============  ===============  =============
 
-With 20 million events on two workers the messages are 2% of a gradient. 10^9 events on 100 workers:
+The first row is 20 million events on two workers, which takes as long as the best local run (6% more, 6% more, 3% less:
+two busy cores share what one alone has), the last one is processor time. 10^9 events on 100 workers, with the first row:
 
-* a message takes 0.17 s, and a gradient 0.65 s + 0.17 s (3 samples with 10 ratios: 2.6 s + 0.17 s), a Hessian 1.3 s +
-  0.17 s (5.4 s + 0.17 s); a large reference adds a message. A fit takes about 8 evaluations, 6 of them with Hessian:
-  11 s (40 s).
+* a message takes 0.03 s (with 1.7 ms a worker, as seen on busy cores, 0.2 s), a gradient 1.2 s and a Hessian 2.1 s (3
+  samples with 10 ratios: 2.6 s and 5.4 s); a large reference adds a message and its own events. A fit takes about 8
+  evaluations, 6 of them with Hessian: 15 s (40 s).
 * A worker holds 10^7 events of 144 bytes: 8 for the weight, 4 a column, and 24 more for every ratio, of which the
   functions are kept; with what reading leaves behind 2 GB. For 3 samples with 10 ratios (980 bytes) 10 GB.
-* It reads its 440 MB in 2 s (200 MB/s a core). The file system must give all 44 GB.
+* It reads its 440 MB in 3.5 s (125 MB/s a worker). The file system must give all 44 GB.
 * The answers are a thousand shards of some hundred bytes; with Hessian, of up to 10 kB.
 
 Below some :math:`10^5` events a worker the messages cost more than the events: `load` leaves small files here.
