@@ -28,7 +28,7 @@ the same, one of the two cores idle    37              56               113
 =====================================  ==============  ===============  =============
 
 The first row is 20 million events on two workers, which takes as long as the best local run (6% more, 6% more, 3% less:
-two busy cores share what one alone has), the last one is processor time. 10^9 events on 100 workers, with the first row:
+two busy cores share what one alone has), the last one is processor time. 10^9 events on 100 workers, with row 1:
 
 * a message takes 0.03 s (with 1.7 ms a worker, as seen on busy cores, 0.2 s), a gradient 1.2 s and a Hessian 2.1 s (3
   samples with 10 ratios: 2.6 s and 5.4 s); a large reference adds a message and its own events. A fit takes about 8
