@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from types import SimpleNamespace
 
@@ -26,6 +27,14 @@ def test_local_workers_keep_freed_memory_and_are_reached_from_here_alone(client)
     workers = client.scheduler_info(n_workers=-1)["workers"]
     assert [worker["nthreads"] for worker in workers.values()] == [1, 1]
     assert all(address.startswith("tcp://127.0.0.1:") for address in (*workers, client.scheduler.address))
+
+
+def test_ctrl_c_in_the_terminal_leaves_local_workers_to_their_client(client):
+    pids = client.run(os.getpid)
+    for pid in pids.values():
+        os.kill(pid, signal.SIGINT)
+    assert run_tasks(client, abs, range(20)) == list(range(20))
+    assert client.run(os.getpid) == pids
 
 
 def test_address_client_and_cluster_stay_open(client):
@@ -82,6 +91,11 @@ def test_a_worker_without_neyman_is_named():
         neyman.cluster.code.check_workers(stranger)
 
 
+def test_a_worker_that_is_lost_meanwhile_is_no_obstacle():
+    answers = {"tcp://a:1": OSError("Timed out trying to connect"), "tcp://b:1": None}
+    neyman.cluster.code.check_workers(SimpleNamespace(run=lambda *_, **__: answers))
+
+
 def test_every_local_worker_sees_a_gpu_of_its_own(monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,5")
     with connect("local", gpus=True) as client:
@@ -92,6 +106,15 @@ def test_every_local_worker_sees_a_gpu_of_its_own(monkeypatch):
         _local(distributed, 3, gpus=True)
 
 
+def test_gpus_that_are_not_there_are_missed(client, monkeypatch):
+    with pytest.raises(ConfigError, match=r"no worker offers a GPU[\s\S]*GPU=1"), connect(client, gpus=True):
+        pass
+    monkeypatch.setattr(sys.modules["neyman.cluster.connect"], "_devices", list)
+    for target in ("local", "local:2"):
+        with pytest.raises(ConfigError, match="no GPU on this machine"), connect(target, gpus=True):
+            pass
+
+
 def test_cpu_workers_offer_no_gpu(client):
     assert gpu(client) is None
     assert gpu(None) is None
@@ -99,26 +122,44 @@ def test_cpu_workers_offer_no_gpu(client):
         run_tasks(client, abs, [1], resources={"GPU": 1})
 
 
-class Queue(distributed.LocalCluster):
-    """Stands for a batch system; remembers what it was asked for."""
+@pytest.fixture
+def submit_node(monkeypatch, tmp_path):
+    """A machine on which jobs can be submitted, if badly."""
+    for command in ("condor_submit", "sbatch"):
+        (tmp_path / command).touch(mode=0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+
+
+class Queue:
+    """Stands for a batch system, whose jobs are those of `client`; remembers what it was asked for."""
 
     asked: dict[str, object]
+    scheduler_address: str
+    status = None
 
     def __init__(self, **options):
-        type(self).asked = dict(options)
-        super().__init__(n_workers=1, processes=False, dashboard_address="127.0.0.1:0")
+        type(self).asked = options
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        pass
 
     def scale(self, jobs):
-        self.asked.setdefault("jobs", jobs)  # closing scales to 0
+        self.asked["jobs"] = jobs
 
 
+@pytest.mark.usefixtures("submit_node")
 @pytest.mark.parametrize(("kind", "name"), [("htcondor", "HTCondorCluster"), ("slurm", "SLURMCluster")])
-def test_batch_jobs_are_asked_for_as_configured(monkeypatch, kind, name):
+def test_batch_jobs_are_asked_for_as_configured(client, monkeypatch, kind, name):
+    monkeypatch.setattr(Queue, "scheduler_address", client.scheduler.address, raising=False)
+    monkeypatch.setattr(sys.modules["neyman.cluster.connect"], "offering", lambda *_: 1)
     monkeypatch.setitem(sys.modules, "dask_jobqueue", SimpleNamespace(**{name: Queue}))
     mine = {"job-script-prologue": ["source setup.sh"], "worker_extra_args": ["--lifetime", "55m"]}
     with dask.config.set({"jobqueue": {kind: mine}}):
-        with connect(f"{kind}:20", gpus=True) as client:
-            assert run_tasks(client, abs, [-1]) == [1]
+        with connect(f"{kind}:20", gpus=True) as found:
+            assert run_tasks(found, abs, [-1]) == [1]
         assert Queue.asked["jobs"] == 20
         assert Queue.asked["job_script_prologue"] == [
             "source setup.sh",
@@ -131,6 +172,7 @@ def test_batch_jobs_are_asked_for_as_configured(monkeypatch, kind, name):
             assert "worker_extra_args" not in Queue.asked
 
 
+@pytest.mark.usefixtures("submit_node")
 def test_the_job_of_dask_jobqueue_itself_has_what_is_asked_for(monkeypatch):
     jobqueue = pytest.importorskip("dask_jobqueue")
     monkeypatch.setattr(jobqueue.JobQueueCluster, "scale", lambda *_, **__: None)
@@ -144,6 +186,15 @@ def test_the_job_of_dask_jobqueue_itself_has_what_is_asked_for(monkeypatch):
         assert "--resources GPU=1" in script
 
 
+def test_no_jobs_are_waited_for_where_none_can_be_submitted(monkeypatch, tmp_path):
+    monkeypatch.setitem(sys.modules, "dask_jobqueue", SimpleNamespace(SLURMCluster=Queue))
+    monkeypatch.setenv("PATH", str(tmp_path))
+    message = r"slurm is not on this machine: there is no sbatch[\s\S]*submit node"
+    with pytest.raises(ConfigError, match=message), connect("slurm:2"):
+        pass
+
+
+@pytest.mark.usefixtures("submit_node")
 def test_an_unconfigured_batch_system_is_explained(monkeypatch):
     def refuse(**_):
         raise ValueError("You must specify how much cores and memory per job you want to use")

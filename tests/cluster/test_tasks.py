@@ -127,6 +127,31 @@ def test_a_worker_that_has_nothing_is_sent_it(client, monkeypatch):
     tasks._HELD.clear()
 
 
+class Stranger:
+    """Can be read in the process that made it, and nowhere else."""
+
+    def __reduce__(self):
+        return _read, (os.getpid(),)
+
+
+def _read(pid):
+    if os.getpid() != pid:
+        raise RuntimeError("made elsewhere")
+    return Stranger()
+
+
+def test_what_a_worker_cannot_read_is_not_sent_forever(client):
+    message = r"cannot take what the tasks share: [\s\S]*made elsewhere[\s\S]*tcp://127"
+    with pytest.raises(InputError, match=message):
+        run_tasks(client, power, range(3), shared=Stranger())
+
+
+def test_a_result_may_take_longer_than_a_look(client, monkeypatch):
+    monkeypatch.setattr(tasks, "_LOOK", 0.005)
+    (result,) = run_tasks(client, np.ones, [5_000_000])
+    assert result.sum() == 5_000_000
+
+
 def test_lost_workers_change_nothing(client, tmp_path):
     """Both workers die at once, and with them all copies of what is shared and results not yet fetched."""
     client.wait_for_workers(2)

@@ -38,6 +38,10 @@ class Training:
     systematic: str = ""
     members: range | None = None
 
+    def __str__(self) -> str:
+        which = "" if self.members is None else f", members {', '.join(map(str, self.members))}"
+        return f"{self.sample} {self.shifted}".rstrip() + which
+
     def section(self, config: Config) -> NetworkSection:
         """Return the networks of such a training."""
         return config.training.updown if self.shifted else config.training.nominal

@@ -19,6 +19,7 @@ from neyman.analysis.measuring import measure
 from neyman.analysis.simulation import NOMINAL, Inputs, Simulation, process
 from neyman.analysis.steps import Stamp, Steps, code_digest
 from neyman.cluster import completed, connect, gpu
+from neyman.errors import ConfigError
 from neyman.events.remote import is_remote
 from neyman.files import digest, jsonable, write_json
 from neyman.networks import Model
@@ -109,6 +110,8 @@ def run(
         Whatever is wrong with the input, naming file, key, branch, event or parameter.
     """
     file, folder = Path(config), Path(output)
+    if gpus and dask is None:
+        raise ConfigError("gpus are for Dask workers", fix="name a cluster: --dask local")
     if dask is not None:  # whose workers may stand in another folder
         file, folder = file.resolve(), folder.resolve()
         data = data if data is None or is_remote(os.fspath(data)) else Path(data).resolve()
@@ -196,6 +199,12 @@ class _Pipeline:
             if step.name not in digests:
                 work = partial(self._train_and_save, simulation, step)
                 digests[step.name] = self._steps.do(step.name, step.output, step.key, work).digest
+        for step in every:
+            # In the order of the configuration, whichever was ready first.
+            self._steps.stamps[step.name] = self._steps.stamps.pop(step.name)
+            if step.state is not None:  # groups of members that a run with other workers has begun
+                for state in step.state.parent.glob(f"{step.state.name}*"):
+                    state.unlink()
         return [
             _Trained(
                 sample,

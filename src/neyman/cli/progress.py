@@ -23,21 +23,23 @@ class _Shown:
 
     def __init__(self, progress: Any) -> None:
         self._progress = progress
-        self._task: Any = None
+        self._lines: dict[str, Any] = {}
+        self._current: Any = None
 
     def step(self, name: str, state: str) -> None:
         self._finish()
-        self._task = self._progress.add_task(
+        self._current = self._lines[name] = self._progress.add_task(
             f"{name} (kept)" if state == "kept" else name, total=1 if state == "kept" else None
         )
         if state == "kept":
             self._finish()
 
-    def progress(self, name: str, done: int, total: int) -> None:  # noqa: ARG002
-        self._progress.update(self._task, completed=done, total=total)
+    def progress(self, name: str, done: int, total: int) -> None:
+        # By its name: a step may go on when others, which it is made of, have been shown in between.
+        self._progress.update(self._lines[name], completed=done, total=total)
 
     def _finish(self) -> None:
-        if self._task is not None:
-            task = self._progress.tasks[self._task]
-            self._progress.update(self._task, completed=task.total or 1, total=task.total or 1)
-            self._task = None
+        if self._current is not None:
+            total = self._progress.tasks[self._current].total or 1
+            self._progress.update(self._current, completed=total, total=total)
+            self._current = None

@@ -57,5 +57,7 @@ def check_workers(client: Any) -> None:
                 where=address,
                 fix="start the workers in an environment with the same neyman as here",
             )
-        if isinstance(answer, Exception):
+        if isinstance(answer, Exception) and not isinstance(
+            answer, OSError
+        ):  # such a worker has just been lost
             raise ConfigError(f"a worker cannot be asked for its neyman: {answer!r}", where=address)

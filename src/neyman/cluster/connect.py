@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import re
+import shutil
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
@@ -13,10 +14,11 @@ from neyman.cluster.code import check_workers
 from neyman.errors import ConfigError, MissingExtraError, nearest, optional
 
 EXTRA = "batch"
+GPU = {"GPU": 1.0}  # what a worker with a device of its own offers
 MALLOC_BYTES = 268435456  # 256 MiB
 # Dask's nanny makes malloc return every large array to the system: likelihoods are then 4-5 times slower.
 MALLOC = {f"MALLOC_{name}_THRESHOLD_": MALLOC_BYTES for name in ("MMAP", "TRIM")}
-_QUEUES = {"htcondor": "HTCondorCluster", "slurm": "SLURMCluster"}
+_QUEUES = {"htcondor": ("HTCondorCluster", "condor_submit"), "slurm": ("SLURMCluster", "sbatch")}
 _TIMEOUT = 30.0  # seconds until a scheduler and the workers of a running cluster answer
 _QUEUED = 3600.0  # seconds until the first job of a batch system runs
 
@@ -41,8 +43,8 @@ def connect(target: Any, *, gpus: bool = False, timeout: float | None = None) ->
     Raises
     ------
     ConfigError
-        When the target is unknown, no scheduler or no worker answers in time, a batch system is not configured, a
-        worker runs another neyman, or there are fewer GPUs than workers.
+        When the target is unknown, no scheduler or no worker answers in time, a batch system is not there or not
+        configured, a worker runs another neyman, or there are fewer GPUs than workers.
     MissingExtraError
         When Dask, or dask-jobqueue for a batch system, is not installed.
 
@@ -67,12 +69,14 @@ def connect(target: Any, *, gpus: bool = False, timeout: float | None = None) ->
         queued = isinstance(target, str) and target.partition(":")[0] in _QUEUES
         _wait(client, target, timeout or (_QUEUED if queued else _TIMEOUT))
         check_workers(client)
+        if gpus and not offering(client, GPU):
+            raise ConfigError("no worker offers a GPU", fix="start workers with --resources GPU=1")
         yield client
 
 
 def gpu(client: Any) -> dict[str, float] | None:
     """Resource of tasks that want a device: ``{"GPU": 1}`` when a worker offers it, and None otherwise."""
-    return {"GPU": 1} if client is not None and offering(client, {"GPU": 1}) else None
+    return GPU if client is not None and offering(client, GPU) else None
 
 
 def offering(client: Any, resources: dict[str, float] | None) -> int:
@@ -90,7 +94,11 @@ def _named(distributed: Any, target: str, gpus: bool, stack: ExitStack) -> Any:
             raise ConfigError(f"{target!r} is no number of workers", expected=f"such as {kind}:4")
         n = int(count) if count else None
         cluster = _local(distributed, n, gpus) if kind == "local" else _queue(kind, n or 1, gpus)
-        return distributed.Client(stack.enter_context(cluster))
+        nanny = logging.getLogger("distributed.nanny")
+        stack.callback(nanny.setLevel, nanny.level)
+        client = distributed.Client(stack.enter_context(cluster))
+        stack.callback(nanny.setLevel, logging.ERROR)  # that it kills a worker at the end is no news
+        return client
     if "://" not in target and not re.fullmatch(r"[\w.-]+:\d{4,5}|\[[\da-fA-F:]+\]:\d{4,5}", target):
         raise ConfigError(
             f"{target!r} is no Dask cluster",
@@ -98,7 +106,7 @@ def _named(distributed: Any, target: str, gpus: bool, stack: ExitStack) -> Any:
         )
     try:
         return distributed.Client(target, timeout=_TIMEOUT)
-    except (OSError, ValueError) as error:
+    except (OSError, TypeError, ValueError) as error:  # TypeError: no certificates for tls://
         raise ConfigError(
             f"no Dask scheduler answers: {error}", where=target, expected="such as tcp://host:8786"
         ) from error
@@ -111,6 +119,8 @@ def _local(distributed: Any, n: int | None, gpus: bool) -> Any:
 
     devices = _devices() if gpus else []
     n = n or (len(devices) if gpus else dask.system.CPU_COUNT)
+    if gpus and not devices:
+        raise ConfigError("there is no GPU on this machine", fix="name a cluster that has some")
     if gpus and n > len(devices):
         raise ConfigError(
             f"{n} workers with a GPU each, and {len(devices)} GPUs", expected=f"local:{len(devices)}"
@@ -122,6 +132,7 @@ def _local(distributed: Any, n: int | None, gpus: bool) -> Any:
         "nthreads": 1,
         "dashboard": False,
         "memory_limit": memory,
+        "preload": ["neyman.cluster.worker"],
         "silence_logs": logging.WARNING,
     }
     own = [
@@ -149,10 +160,13 @@ def _devices() -> list[str]:
 
 def _queue(kind: str, jobs: int, gpus: bool) -> Any:
     """Batch jobs, as the user's Dask configuration describes them."""
+    name, submit = _QUEUES[kind]
     try:
-        queue = getattr(optional("dask_jobqueue", EXTRA), _QUEUES[kind])
+        queue = getattr(optional("dask_jobqueue", EXTRA), name)
     except MissingExtraError as error:
         raise MissingExtraError(f"{kind} needs dask-jobqueue: {error.what}", fix=error.fix) from error
+    if shutil.which(submit) is None:  # Dask would go on without jobs, and the wait for them is long
+        raise ConfigError(f"{kind} is not on this machine: there is no {submit}", fix="run on a submit node")
     import dask
 
     def configured(key: str) -> list[str]:

@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import CancelledError
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any, TypeVar
 
 from neyman.cluster.code import check_here, code
@@ -56,7 +57,7 @@ def run_tasks(
     Raises
     ------
     InputError
-        When a task has lost several workers, or the cluster is lost.
+        When a task has lost several workers, a worker cannot take `shared`, or the cluster is lost.
     ConfigError
         When no worker offers `resources`, or one runs another neyman.
     Exception
@@ -126,10 +127,8 @@ class _Run:
         if len(self._tasks):
             self._send(None)
         while True:
-            for index in waiting:
+            for index in islice(waiting, IN_FLIGHT - len(self._running)):
                 self._submit(index)
-                if len(self._running) >= IN_FLIGHT:
-                    break
             if not self._running:
                 return
             future = self._next()
@@ -153,9 +152,19 @@ class _Run:
 
     def _send(self, worker: str | None) -> None:
         """Give the shared argument to a worker, or to all that are there."""
-        if self._token is not None:
-            chosen = None if worker is None else [worker]
-            self._client.run(_hold, self._token, self._shared, workers=chosen, on_error="ignore")
+        if self._token is None:
+            return
+        chosen = None if worker is None else [worker]
+        answers = self._client.run(_hold, self._token, self._shared, workers=chosen, on_error="return")
+        for address, answer in answers.items():
+            if isinstance(answer, Exception) and not isinstance(
+                answer, OSError
+            ):  # a lost worker is no failure
+                raise InputError(
+                    f"a worker cannot take what the tasks share: {answer!r:.300}",
+                    where=address,
+                    fix="give workers the modules and the memory that it needs",
+                ) from answer
 
     def _submit(self, index: int) -> None:
         future = self._client.submit(
@@ -189,13 +198,15 @@ class _Run:
             raise self._lost(f"there has been no worker for {PATIENCE:g} s")
 
     def _fetched(self, future: Any) -> _Answer:
+        patience = _LOOK
         while True:
             try:
-                found: _Answer = future.result(timeout=_LOOK)
+                found: _Answer = future.result(timeout=patience)
             except TimeoutError:
                 if future.status == "error":  # the task's own
                     raise
                 self._look()  # the result went down with its worker, and is computed again
+                patience *= 2  # or it is large: its transfer begins anew
             else:
                 return found
 
