@@ -15,7 +15,7 @@ import distributed
 import numpy as np
 import pytest
 
-from neyman.cluster import completed, run_tasks, tasks
+from neyman.cluster import completed, connect, run_tasks, tasks
 from neyman.errors import InputError, NeymanWarning, TrainingError
 
 
@@ -237,3 +237,12 @@ def test_workers_without_a_nanny(monkeypatch):
             for process in started:
                 process.kill()
                 process.wait()
+
+
+def test_a_cluster_of_ours_that_has_lost_all_workers_for_good_gets_new_ones(monkeypatch):
+    import dask
+
+    monkeypatch.setattr("neyman.cluster.tasks._LOOK", 0.2)
+    with dask.config.set({"distributed.deploy.lost-worker-timeout": "100ms"}), connect("local:1") as client:
+        client.retire_workers(close_workers=True)  # closes the nanny too, which would start it again
+        assert run_tasks(client, abs, [-1, -2]) == [1, 2]

@@ -86,6 +86,14 @@ def offering(client: Any, resources: dict[str, float] | None) -> int:
     return sum(all(worker["resources"].get(name, 0) >= n for name, n in needed) for worker in workers)
 
 
+def revive(client: Any) -> None:
+    """Start again what a cluster of this process has lost for good, such as a worker that died while it started."""
+    cluster = client.cluster
+    wanted = getattr(cluster, "worker_spec", None)
+    if wanted and len(client.scheduler_info(n_workers=-1)["workers"]) < len(wanted):
+        cluster.scale(len(wanted))
+
+
 def _named(distributed: Any, target: str, gpus: bool, stack: ExitStack) -> Any:
     """Client of the cluster with this name; a cluster that is started is closed by `stack`."""
     kind, _, count = target.partition(":")

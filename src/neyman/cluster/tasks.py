@@ -14,7 +14,7 @@ from itertools import islice
 from typing import Any, TypeVar
 
 from neyman.cluster.code import check_here, code
-from neyman.cluster.connect import EXTRA, offering
+from neyman.cluster.connect import EXTRA, offering, revive
 from neyman.errors import ConfigError, InputError, NeymanError, NeymanWarning, optional
 
 Result = TypeVar("Result")
@@ -190,6 +190,7 @@ class _Run:
         """Give up when there has been no worker for a long time."""
         if self._client.status != "running":
             raise self._lost("the scheduler is gone")
+        revive(self._client)
         if offering(self._client, self._resources):
             self._alone = None
         elif self._alone is None:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import os
+import time
 import uuid
 import warnings
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from neyman.cluster.code import check_workers
-from neyman.cluster.connect import EXTRA
+from neyman.cluster.connect import EXTRA, revive
 from neyman.errors import LikelihoodError, NeymanWarning, optional
 
+_LOOK = 5.0  # seconds between looks at the workers
 _PATIENCE = 600.0  # seconds until others have read the shards of a lost worker
 
 
@@ -105,14 +107,20 @@ class Held(NamedTuple):
             Whatever was raised over the first of them that failed.
         """
         distributed = optional("distributed", EXTRA)
-        try:
-            distributed.wait(list(self.futures), timeout=_PATIENCE)
-        except TimeoutError as late:
-            raise LikelihoodError(
-                f"the workers have not read all events within {_PATIENCE:g} s",
-                where=what,
-                fix="start more workers, and look at their logs",
-            ) from late
+        end = time.monotonic() + _PATIENCE
+        while True:
+            try:
+                distributed.wait(list(self.futures), timeout=_LOOK)
+                break
+            except TimeoutError as late:
+                if self.futures:
+                    revive(self.futures[0].client)
+                if time.monotonic() > end:
+                    raise LikelihoodError(
+                        f"the workers have not read all events within {_PATIENCE:g} s",
+                        where=what,
+                        fix="start more workers, and look at their logs",
+                    ) from late
         for future in self.futures:
             if future.status == "finished":
                 continue
