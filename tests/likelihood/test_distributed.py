@@ -348,7 +348,8 @@ def test_parts_that_no_worker_can_hold(monkeypatch):
         raise TimeoutError
 
     monkeypatch.setattr(dask_distributed, "wait", late)
-    with pytest.raises(LikelihoodError, match=r"(?s)have not read all events within 600 s.*SR, data"):
+    monkeypatch.setattr("neyman.likelihood.distributed_client._PATIENCE", 0.0)
+    with pytest.raises(LikelihoodError, match=r"(?s)have not read all events within 0 s.*SR, data"):
         Held("neyman", ()).wait("channel SR, data")
 
 
