@@ -80,7 +80,7 @@ def fragile(client):
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items):
-    """Killed workers need a process of their own: after the rest of the suite, in one process, starts are unreliable."""
+    """Killed workers need a process of their own: late in a long one, starts are unreliable."""
     for item in items:
         if item.path.is_relative_to(Path(__file__).parent):
             item.add_marker(pytest.mark.slow)
