@@ -13,7 +13,6 @@ import numpy as np
 from coffea import processor
 from coffea.analysis_tools import PackedSelection, Weights
 from coffea.nanoevents import NanoAODSchema
-
 import neyman
 
 B_TAG = 0.3  # working point of btagDeepFlavB
