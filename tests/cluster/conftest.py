@@ -7,7 +7,6 @@ import signal
 import threading
 import time
 from contextlib import contextmanager
-from pathlib import Path
 
 import pytest
 import torch
@@ -76,11 +75,3 @@ def fragile(client):
     yield
     client.run_on_scheduler(allow, n=before)
     client.wait_for_workers(2, timeout=60)
-
-
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items):
-    """Killed workers need a process of their own: late in a long one, starts are unreliable."""
-    for item in items:
-        if item.path.is_relative_to(Path(__file__).parent):
-            item.add_marker(pytest.mark.slow)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import signal
 import subprocess
@@ -16,7 +17,7 @@ import numpy as np
 import pytest
 
 from neyman.cluster import completed, connect, run_tasks, tasks
-from neyman.errors import InputError, NeymanWarning, TrainingError
+from neyman.errors import ConfigError, InputError, NeymanWarning, TrainingError
 
 
 def power(k, base=2):
@@ -144,6 +145,16 @@ def test_what_a_worker_cannot_read_is_not_sent_forever(client):
     message = r"cannot take what the tasks share: [\s\S]*made elsewhere[\s\S]*tcp://127"
     with pytest.raises(InputError, match=message):
         run_tasks(client, power, range(3), shared=Stranger())
+
+
+def test_a_module_that_workers_lack_is_named_and_kills_nobody(client, tmp_path, monkeypatch):
+    (tmp_path / "only_here.py").write_text("def double(x):\n    return 2 * x\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    only_here = importlib.import_module("only_here")
+    pids = client.run(os.getpid)
+    with pytest.raises(ConfigError, match=r"cannot read its task: ModuleNotFoundError.*'only_here'"):
+        run_tasks(client, only_here.double, [1, 2, 3])
+    assert client.run(os.getpid) == pids
 
 
 def test_a_result_may_take_longer_than_a_look(client, monkeypatch):

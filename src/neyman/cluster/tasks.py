@@ -59,7 +59,7 @@ def run_tasks(
     InputError
         When a task has lost several workers, a worker cannot take `shared`, or the cluster is lost.
     ConfigError
-        When no worker offers `resources`, or one runs another neyman.
+        When no worker offers `resources`, or one runs another neyman or lacks the module of `function`.
     Exception
         Whatever `function` raises; the other tasks are then cancelled, as they are on Ctrl-C.
     """
@@ -167,10 +167,11 @@ class _Run:
                 ) from answer
 
     def _submit(self, index: int) -> None:
+        from distributed.protocol.pickle import dumps
+
         future = self._client.submit(
             _call,
-            self._function,
-            self._tasks[index],
+            dumps((self._function, self._tasks[index])),  # type: ignore[no-untyped-call]
             token=self._token,
             expected=code(),
             pure=False,
@@ -286,14 +287,26 @@ def _forget(token: str) -> None:
     _HELD.pop(token, None)
 
 
-def _call(function: Callable[..., Any], task: Any, *, token: str | None, expected: str) -> _Answer:
-    """Run a task on a worker; its :class:`NeymanError` comes back without causes, which do not pickle."""
+def _call(packed: bytes, *, token: str | None, expected: str) -> _Answer:
+    """Run a task on a worker; its :class:`NeymanError` comes back without causes, which do not pickle.
+
+    Function and task come as bytes: a worker that Dask gives something that it cannot import dies of it.
+    """
+    from distributed import get_worker
+    from distributed.protocol.pickle import loads
+
     check_here(expected)
+    try:
+        function, task = loads(packed)  # type: ignore[no-untyped-call]
+    except Exception as error:
+        return ConfigError(
+            f"a worker cannot read its task: {type(error).__name__}: {error}",
+            where=get_worker().address,
+            fix="install the module of the function there too, or define the function in the script itself",
+        )
     shared: tuple[Any, ...] = ()
     if token is not None:
         if (held := _HELD.get(token)) is None:
-            from distributed import get_worker
-
             return _Missing(get_worker().address)
         shared = (held,)
     try:
