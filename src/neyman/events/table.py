@@ -51,7 +51,7 @@ class EventTable:
     extra
         Further columns by name, each (n_events,): values of nuisance parameters, the event's id ``entry``, ...
     spec
-        How the features were computed from collections, where they were. It must name them all.
+        How the features were computed from collections, where they were; dropped where one of them is not of it.
 
     Raises
     ------
